@@ -1,0 +1,1 @@
+"""Annotation formats, one module each; pure functions, no Qt."""

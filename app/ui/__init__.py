@@ -1,0 +1,1 @@
+"""Windows, widgets and dialogs. Nothing here touches torch."""

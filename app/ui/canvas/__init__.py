@@ -1,0 +1,1 @@
+"""Drawing the frame, masks and prompts, and reporting what the mouse did."""

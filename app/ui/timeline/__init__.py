@@ -1,0 +1,1 @@
+"""Presence lanes, confidence and marks over the frames."""

@@ -1,0 +1,1 @@
+"""Post-training quantization of SAM 2 for video."""
