@@ -111,7 +111,8 @@ APP_ICON_SIZES = (16, 24, 32, 48, 64, 128, 256)
 
 @lru_cache(maxsize=512)
 def _glyph(glyph: str, color: str) -> QIcon:
-    return qtawesome.icon(glyph, color=color)
+    result: QIcon = qtawesome.icon(glyph, color=color)
+    return result
 
 
 class _GlyphEngine(QIconEngine):

@@ -1,7 +1,7 @@
 """Colours and the one style sheet: a light and a dark theme that follow the system live.
 
-Everything that paints itself asks `current()` while painting and repaints on `manager().changed`; nothing else
-in the program names a colour. Knows nothing of the project.
+Everything that paints itself asks `current()` while painting and repaints on `manager().changed`; nothing
+else in the program names a colour. Knows nothing of the project.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def with_alpha(color: str | QColor, alpha: float) -> QColor:
     return result
 
 
-# --- object colours ---------------------------------------------------------------------------------------------
+# --- object colours -------------------------------------------------------------------------------
 
 
 class ObjectPalette(StrEnum):
@@ -262,7 +262,7 @@ def display_color(color: str) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-# --- palette and style sheet ------------------------------------------------------------------------------------
+# --- palette and style sheet ----------------------------------------------------------------------
 
 
 def palette(theme: Theme) -> QPalette:
