@@ -80,3 +80,16 @@ class VideoInfo:
     size_bytes: int
     fingerprint: str
     """`FrameSource.fingerprint`: tells the same video in another place from a changed one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What tracked: kept with the project and written into exports that can hold it."""
+
+    model: str
+    """Id of the model or name of the bundle."""
+    precision: str
+    """E.g. "fp32", "bf16", "w6a6"."""
+    mutual_kv_epsilon: float | None = None
+    """The grouping threshold of Mutual-KV; None = off."""
+    tool_version: str = ""
