@@ -253,7 +253,7 @@ def display_color(color: str) -> str:
         return color
     value = QColor(color)
     channels = np.array([value.red(), value.green(), value.blue()], np.float64) / 255
-    channels = 0.15 + 0.85 * channels**0.42
+    channels = 0.15 + 0.85 * channels**0.33
     weights = np.array([0.2126, 0.7152, 0.0722])
     luminance = float(weights @ channels**2.2)
     if luminance < 0.2:  # the blues: as bright as the others only with some white

@@ -1,1 +1,1 @@
-"""Drawing the frame, masks and prompts, and reporting what the mouse did."""
+"""The canvas widget and the plain data it is told and reports."""
