@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import logging
 import pickle
+import warnings
+import zipfile
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from qcore.models.registry import BUNDLE_METADATA_KEY, MODELS, installed_path, m
 
 log = logging.getLogger(__name__)
 
+_HALF_MODULES = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.ConvTranspose2d)
 _FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
@@ -154,7 +157,9 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
         ModelError: not a checkpoint, damaged, or a pickle that wants to run code.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch's advice about old pickles is not for users
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError as error:
         raise ModelError(f"The model file {path} does not exist.") from error
     except pickle.UnpicklingError as error:
@@ -193,15 +198,16 @@ def load_checkpoint(path: Path, image_size: int | None = None) -> SAM2Base:
 def _to_half(model: SAM2Base, dtype: torch.dtype) -> SAM2Base:
     if dtype not in (torch.float16, torch.bfloat16):
         raise ModelError("A model runs in float32, float16 or bfloat16.")
-    model.to(dtype)
-    # coordinates need float32: half a pixel of 1024 is beyond bfloat16
-    model.sam_prompt_encoder.pe_layer.float()
+    # Only what autocast would convert at each call: norms, coordinates and added embeddings need float32.
+    for module in model.modules():
+        if isinstance(module, _HALF_MODULES):
+            module.to(dtype)
     return model
 
 
 def autocast_of(model: SAM2Base) -> AbstractContextManager[object]:
     """The context to run a model in: autocast to its parameters' type, or nothing for float32."""
-    parameter = next(model.image_encoder.parameters(), None)
-    if parameter is None or parameter.dtype not in (torch.float16, torch.bfloat16):
+    weight = next((m.weight for m in model.modules() if isinstance(m, _HALF_MODULES)), None)
+    if weight is None or weight.dtype is torch.float32:
         return nullcontext()
-    return torch.autocast(parameter.device.type, dtype=parameter.dtype)
+    return torch.autocast(weight.device.type, dtype=weight.dtype)
