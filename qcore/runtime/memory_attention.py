@@ -9,36 +9,18 @@ unchanged and turns the rotation into contiguous arithmetic.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.sam.transformer import RoPEAttention
 from torch import Tensor, nn
 
-from qcore.runtime.attention import PackedMatrix, attend
+from qcore.runtime.attention import attend
+from qcore.runtime.linear import PackedLinear
 
 
 class UnsupportedModuleError(TypeError):
     """A module differs from what the fast path was written for; the caller keeps the original."""
-
-
-@dataclass(slots=True)
-class _Projection:
-    """A linear layer in the working dtype."""
-
-    matrix: PackedMatrix
-    dtype: torch.dtype
-
-    def __call__(self, x_bnc: Tensor) -> Tensor:
-        flat = self.matrix.multiply(x_bnc.reshape(-1, x_bnc.shape[-1]).to(self.dtype))
-        return flat.view(*x_bnc.shape[:-1], -1)
-
-
-def _projection(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows_hint: int) -> _Projection:
-    packed = PackedMatrix(weight.to(dtype), None if bias is None else bias.to(dtype), rows_hint)
-    return _Projection(packed, dtype)
 
 
 def _split_pairs(linear: nn.Linear) -> tuple[Tensor, Tensor]:
@@ -72,18 +54,18 @@ class _FastRotaryAttention:
                 raise UnsupportedModuleError(f"{name} is not a plain linear layer.")
         self.dtype = dtype
         self.compute_cis = source.compute_cis
-        self.query = _projection(*_split_pairs(source.q_proj), dtype, rows_hint)
-        self.key = _projection(*_split_pairs(source.k_proj), dtype, rows_hint)
+        self.query = PackedLinear(*_split_pairs(source.q_proj), dtype, rows_hint)
+        self.key = PackedLinear(*_split_pairs(source.k_proj), dtype, rows_hint)
         v_weight, v_bias = source.v_proj.weight.detach(), source.v_proj.bias.detach()
         o_weight, o_bias = source.out_proj.weight.detach(), source.out_proj.bias.detach()
         if narrow_values:
             combined = (o_weight.double() @ v_weight.double()).float()
             bias = (o_weight.double() @ v_bias.double() + o_bias.double()).float()
             self.value = None
-            self.output = _projection(combined, bias, dtype, rows_hint)
+            self.output = PackedLinear(combined, bias, dtype, rows_hint)
         else:
-            self.value = _projection(v_weight, v_bias, dtype, rows_hint)
-            self.output = _projection(o_weight, o_bias, dtype, rows_hint)
+            self.value = PackedLinear(v_weight, v_bias, dtype, rows_hint)
+            self.output = PackedLinear(o_weight, o_bias, dtype, rows_hint)
         self._tables: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
     def tables(self, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -129,12 +111,8 @@ class _FastLayer:
         self.cross_attention = _FastRotaryAttention(
             source.cross_attn_image, dtype, rows_hint, narrow_values=True
         )
-        self.linear1 = _projection(
-            source.linear1.weight.detach(), source.linear1.bias.detach(), dtype, rows_hint
-        )
-        self.linear2 = _projection(
-            source.linear2.weight.detach(), source.linear2.bias.detach(), dtype, rows_hint
-        )
+        self.linear1 = PackedLinear.of(source.linear1, dtype, rows_hint)
+        self.linear2 = PackedLinear.of(source.linear2, dtype, rows_hint)
         self.activation = source.activation
 
     def __call__(

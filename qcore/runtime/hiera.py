@@ -1,0 +1,144 @@
+"""SAM 2's Hiera trunk rewritten for speed at inference; the same function of the same parameters.
+
+What upstream spends besides the products themselves, and what is done here: the bicubic position table is
+computed once per size; windows are cut and joined with one copy each; window attention is a batched product
+(the fused kernel is slow for many small windows), global attention uses the blocked one; GELU is fused into
+its linear; query pooling is a maximum of four slices. Residual sums stay in float32 whatever the products
+use.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
+from torch import Tensor, nn
+
+from qcore.runtime.attention import attend
+from qcore.runtime.linear import PackedLinear
+from qcore.runtime.memory_attention import UnsupportedModuleError
+
+SMALL_WINDOW = 1024
+"""Up to this many tokens, all scores of a window fit in the cache and batched products win."""
+
+
+def _pool2(x_bhwc: Tensor) -> Tensor:
+    """2x2 maximum over the grid."""
+    rows = torch.maximum(x_bhwc[:, 0::2], x_bhwc[:, 1::2])
+    return torch.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
+
+
+def _cut_windows(x_bhwc: Tensor, side: int) -> tuple[Tensor, tuple[int, int]]:
+    """Windows (batch * count, side, side, channels) of the zero-padded grid, and the padded size."""
+    batch, height, width, channels = x_bhwc.shape
+    pad_h, pad_w = -height % side, -width % side
+    if pad_h or pad_w:
+        x_bhwc = F.pad(x_bhwc, (0, 0, 0, pad_w, 0, pad_h))
+    height, width = height + pad_h, width + pad_w
+    grid = x_bhwc.view(batch, height // side, side, width // side, side, channels)
+    return grid.permute(0, 1, 3, 2, 4, 5).reshape(-1, side, side, channels), (height, width)
+
+
+def _join_windows(windows: Tensor, side: int, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    height, width = padded
+    grid = windows.view(-1, height // side, width // side, side, side, windows.shape[-1])
+    joined = grid.permute(0, 1, 3, 2, 4, 5).reshape(-1, height, width, windows.shape[-1])
+    return joined[:, : size[0], : size[1]]
+
+
+class _FastBlock:
+    """One `MultiScaleBlock`."""
+
+    def __init__(self, source: MultiScaleBlock, dtype: torch.dtype, rows_hint: int) -> None:
+        attention = source.attn
+        layers = source.mlp.layers
+        plain = [attention.qkv, attention.proj, *layers]
+        if any(type(layer) is not nn.Linear for layer in plain) or len(layers) != 2:
+            raise UnsupportedModuleError("The trunk's blocks hold other layers than plain linear ones.")
+        if source.q_stride not in (None, (2, 2), [2, 2]) or not isinstance(source.mlp.act, nn.GELU):
+            raise UnsupportedModuleError("The trunk's pooling or activation is not SAM 2's.")
+        self.window = source.window_size
+        self.pools = source.q_stride is not None
+        self.heads = attention.num_heads
+        self.norm1, self.norm2 = source.norm1, source.norm2
+        self.qkv = PackedLinear.of(attention.qkv, dtype, rows_hint)
+        self.out = PackedLinear.of(attention.proj, dtype, rows_hint)
+        self.mlp1 = PackedLinear.of(layers[0], dtype, rows_hint, gelu=True)
+        self.mlp2 = PackedLinear.of(layers[1], dtype, rows_hint)
+        self.shortcut = (
+            PackedLinear.of(source.proj, dtype, rows_hint) if source.dim != source.dim_out else None
+        )
+        self.dtype = dtype
+
+    def __call__(self, x_bhwc: Tensor) -> Tensor:
+        normed = self.norm1(x_bhwc).to(self.dtype)
+        shortcut = x_bhwc if self.shortcut is None else _pool2(self.shortcut(normed)).to(x_bhwc.dtype)
+        size = (shortcut.shape[1], shortcut.shape[2])
+        if self.window:
+            windows, padded = _cut_windows(normed, self.window)
+            attended = self.attend(windows)
+            side = self.window // 2 if self.pools else self.window
+            if self.pools:
+                padded = (padded[0] // 2, padded[1] // 2)
+            attended = _join_windows(attended, side, padded, size)
+        else:
+            attended = self.attend(normed)
+        x_bhwc = shortcut + attended
+        return x_bhwc + self.mlp2(self.mlp1(self.norm2(x_bhwc)))
+
+    def attend(self, x_whwc: Tensor) -> Tensor:
+        """Multi-head attention inside every window (w, h, w, c), queries pooled at a stage's start."""
+        count, height, width, _ = x_whwc.shape
+        qkv = self.qkv(x_whwc).view(count, height * width, 3, self.heads, -1)
+        depth = qkv.shape[-1]
+        if self.pools:
+            height, width = height // 2, width // 2
+            grid = qkv[:, :, 0].reshape(count, 2 * height, 2 * width, -1)
+            queries = _pool2(grid).view(count, height * width, self.heads, depth)
+            queries = queries.transpose(1, 2).reshape(count * self.heads, -1, depth)
+        else:
+            queries = qkv[:, :, 0].transpose(1, 2).reshape(count * self.heads, -1, depth)
+        keys, values = (qkv[:, :, i].transpose(1, 2).reshape(count * self.heads, -1, depth) for i in (1, 2))
+        if keys.shape[1] > SMALL_WINDOW:
+            mixed = attend(queries, keys, values)
+        else:
+            scores = torch.bmm(queries * depth**-0.5, keys.transpose(1, 2))
+            mixed = torch.bmm(torch.softmax(scores, dim=-1), values)
+        mixed = mixed.view(count, self.heads, height * width, depth).transpose(1, 2)
+        return self.out(mixed.reshape(count, height, width, -1))
+
+
+class FastHiera(nn.Module):
+    """Drop-in for `Hiera` at inference, in float32 or bfloat16.
+
+    Raises:
+        UnsupportedModuleError: the trunk is built differently from SAM 2's.
+    """
+
+    def __init__(self, source: Hiera, dtype: torch.dtype = torch.float32, rows_hint: int = 4096) -> None:
+        super().__init__()
+        if not source.return_interm_layers:
+            raise UnsupportedModuleError("Only trunks that return every stage are covered.")
+        self.source = source
+        self.channel_list = source.channel_list
+        self.stage_ends = frozenset(source.stage_ends)
+        self.dtype = dtype
+        self._fast = [_FastBlock(block, dtype, rows_hint) for block in source.blocks]
+        self._positions: dict[tuple[int, int], Tensor] = {}
+
+    def position_table(self, height: int, width: int) -> Tensor:
+        """Position code (1, height, width, channels); the one of the last size is kept."""
+        if (height, width) not in self._positions:
+            self._positions = {(height, width): self.source._get_pos_embed((height, width)).contiguous()}
+        return self._positions[(height, width)]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map images (batch, 3, side, side) to the features of all stages, (batch, channels, h, w) each."""
+        x_bhwc = self.source.patch_embed(x)
+        x_bhwc = x_bhwc + self.position_table(x_bhwc.shape[1], x_bhwc.shape[2])
+        outputs = []
+        for index, block in enumerate(self._fast):
+            x_bhwc = block(x_bhwc)
+            if index in self.stage_ends:
+                outputs.append(x_bhwc.permute(0, 3, 1, 2))
+        return outputs
