@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 import struct
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from app.project.errors import ProjectError, explain
@@ -69,7 +70,8 @@ def build(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
             connection.close()
         temporary.rename(path)
     except (sqlite3.Error, OSError) as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise explain(error, path) from error
 
 

@@ -22,3 +22,23 @@ def video(tmp_path: Path) -> VideoInfo:
 def project(tmp_path: Path, video: VideoInfo) -> Iterator[Project]:
     with Project.create(tmp_path / "clip.qmsproj", video) as opened:
         yield opened
+
+
+@pytest.fixture
+def unwritable_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in which no file can be made, also for an administrator; skipped where there is none."""
+    folder = tmp_path / "readonly"
+    folder.mkdir()
+    folder.chmod(0o555)
+    for candidate in (folder, Path("/sys/kernel")):
+        try:
+            (candidate / "probe").touch()
+        except OSError:
+            if candidate.is_dir():
+                yield candidate
+                break
+        else:
+            (candidate / "probe").unlink()
+    else:
+        pytest.skip("every folder here can be written")
+    folder.chmod(0o755)
