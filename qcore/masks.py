@@ -20,6 +20,9 @@ MaskArray = npt.NDArray[np.uint8]
 MAX_SIDE = 1 << 15
 """Largest height or width accepted from a file, in pixels."""
 
+_MAX_CHUNKS = 7
+"""5-bit pieces in one compressed number: enough for the largest mask's runs and their sign."""
+
 
 class MaskError(ValueError):
     """A mask from outside is malformed; the message is one sentence for the user."""
@@ -138,26 +141,25 @@ def decompress_counts(counts: bytes) -> list[int]:
     Raises:
         MaskError: the text is cut off or holds a negative run.
     """
-    runs: list[int] = []
-    value = shift = 0
-    for byte in counts:
-        chunk = byte - 48
-        if not 0 <= chunk < 64:
-            raise MaskError("A mask's compressed runs hold an impossible character.")
-        value |= (chunk & 0x1F) << shift
-        shift += 5
-        if chunk & 0x20:
-            if shift > 60:
-                raise MaskError("A mask's compressed runs hold an impossible number.")
-            continue
-        if chunk & 0x10:
-            value |= -1 << shift
-        if len(runs) > 2:
-            value += runs[-2]
-        if value < 0:
-            raise MaskError("A mask's compressed runs hold a negative length.")
-        runs.append(value)
-        value = shift = 0
-    if shift:
+    chunks = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    if not chunks.size:
+        return []
+    if chunks.min() < 0 or chunks.max() > 63:
+        raise MaskError("A mask's compressed runs hold an impossible character.")
+    ends = np.flatnonzero((chunks & 0x20) == 0)
+    if not ends.size or ends[-1] != chunks.size - 1:
         raise MaskError("A mask's compressed runs are cut off.")
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts + 1
+    if lengths.max() > _MAX_CHUNKS:
+        raise MaskError("A mask's compressed runs hold an impossible number.")
+    shifts = 5 * (np.arange(chunks.size) - np.repeat(starts, lengths))
+    values = np.add.reduceat((chunks & 0x1F) << shifts, starts)
+    values -= ((chunks[ends] & 0x10) > 0).astype(np.int64) << (5 * lengths)
+    # From the fourth on, each is the difference to the run before last: two interleaved running sums.
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    if values.min() < 0:
+        raise MaskError("A mask's compressed runs hold a negative length.")
+    runs: list[int] = values.tolist()
     return runs

@@ -47,6 +47,34 @@ def test_documented_example_of_column_major_runs() -> None:
     assert masks.decompress_counts(masks.encode(mask).counts) == [3, 2, 7]
 
 
+def plain_decompress(counts: bytes) -> list[int] | None:
+    """COCO's decompression, number by number; None where the text is impossible."""
+    runs: list[int] = []
+    value = shift = 0
+    for byte in counts:
+        chunk = byte - 48
+        if not 0 <= chunk < 64:
+            return None
+        value |= (chunk & 0x1F) << shift
+        shift += 5
+        if chunk & 0x20:
+            continue
+        value -= (1 << shift) if chunk & 0x10 else 0
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return runs if not shift and all(run >= 0 for run in runs) else None
+
+
+@given(st.lists(st.integers(48, 111), max_size=6).map(bytes) | st.binary(max_size=6))
+def test_decompression_agrees_with_one_number_at_a_time(counts: bytes) -> None:
+    try:
+        runs = masks.decompress_counts(counts)
+    except masks.MaskError:
+        assert plain_decompress(counts) is None
+    else:
+        assert runs == plain_decompress(counts)
+
+
 @given(small_masks, small_masks)
 def test_iou_is_intersection_over_union(a: np.ndarray, b: np.ndarray) -> None:
     height, width = min(a.shape[0], b.shape[0]), min(a.shape[1], b.shape[1])
