@@ -1,0 +1,121 @@
+"""Which arithmetic is fastest on this machine: measured once in a moment, remembered per machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import platformdirs
+import torch
+from torch import nn
+
+from qcore.runtime.attention import has_packed_linear
+from qcore.runtime.convolution import has_packed_convolution
+from qcore.runtime.linear import PackedLinear
+
+log = logging.getLogger(__name__)
+
+MIN_GAIN = 1.15
+"""bfloat16 costs accuracy: it must beat float32 by this factor to be chosen."""
+_REPEATS = 5
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class KernelProbe:
+    """What was measured; times in milliseconds for one linear layer of 1024 x 512 x 1024."""
+
+    processor: str
+    torch_version: str
+    threads: int
+    float32_ms: float
+    bfloat16_ms: float
+    packed_linear: bool
+    packed_convolution: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """bfloat16 where it is clearly faster than float32, else float32."""
+        return torch.bfloat16 if self.bfloat16_ms * MIN_GAIN < self.float32_ms else torch.float32
+
+
+def processor_name() -> str:
+    """The CPU's marketing name where the system tells it, else its architecture."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cache_file() -> Path:
+    """Where the measurement of this machine is kept."""
+    return Path(platformdirs.user_cache_dir("qminisam2")) / "kernels.json"
+
+
+def _fastest_ms(call: Callable[[], object]) -> float:
+    call()
+    best = float("inf")
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - started)
+    return best * 1000
+
+
+@torch.inference_mode()
+def measure() -> KernelProbe:
+    """Time float32 against bfloat16 on the CPU; takes some tens of milliseconds."""
+    layer = nn.Linear(512, 1024)
+    rows = torch.randn(1024, 512)
+    times = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        packed = PackedLinear.of(layer, dtype, rows.shape[0])
+        operand = rows.to(dtype)
+        times[dtype] = _fastest_ms(lambda packed=packed, operand=operand: packed(operand))  # type: ignore[misc]
+    return KernelProbe(
+        processor_name(),
+        torch.__version__,
+        torch.get_num_threads(),
+        round(times[torch.float32], 3),
+        round(times[torch.bfloat16], 3),
+        has_packed_linear(),
+        has_packed_convolution(),
+    )
+
+
+def _read_cached(path: Path) -> KernelProbe | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        probe = KernelProbe(**content["probe"]) if content["format"] == _FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    current = (processor_name(), torch.__version__, torch.get_num_threads())
+    if probe is None or (probe.processor, probe.torch_version, probe.threads) != current:
+        return None
+    return probe
+
+
+def cpu_kernels() -> KernelProbe:
+    """This machine's measurement: the remembered one while processor, torch and threads are the same."""
+    path = cache_file()
+    cached = _read_cached(path)
+    if cached is not None:
+        return cached
+    probe = measure()
+    log.info("measured kernels: %s", probe)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged = path.with_suffix(f".{os.getpid()}.part")
+        staged.write_text(json.dumps({"format": _FORMAT, "probe": asdict(probe)}), encoding="utf-8")
+        staged.replace(path)
+    except OSError as error:
+        log.info("cannot keep the measurement in %s: %s", path, error)
+    return probe
