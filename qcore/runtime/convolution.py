@@ -44,7 +44,7 @@ class PackedConv:
         """The weight in oneDNN's layout for inputs of this shape; the last one is kept."""
         if self._packed_weight is None or self._packed_for != shape:
             self._packed_weight = torch.ops.mkldnn._reorder_convolution_weight(
-                self.weight.to_mkldnn(), self.padding, self.stride, self.dilation, self.groups, list(shape)
+                self.weight, self.padding, self.stride, self.dilation, self.groups, list(shape)
             )
             self._packed_for = shape
         return self._packed_weight

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qcore.models.embedded import EfficientNetLiteTrunk, EmbeddedArch
-from qcore.runtime import convolution
+from qcore.runtime import attention, convolution
 from qcore.runtime.efficientnet import FastEfficientNetTrunk
 from qcore.runtime.memory_attention import UnsupportedModuleError
 
@@ -32,6 +32,11 @@ def test_every_level_equals_the_plain_trunk(
             assert got.shape == want.shape
             assert torch.allclose(got, want, atol=1e-5)
         assert torch.equal(image, kept)
+
+
+@pytest.mark.skipif(not attention.has_packed_linear(), reason="this build of torch has no oneDNN kernels")
+def test_convolutions_are_packed_wherever_linears_are() -> None:
+    assert convolution.has_packed_convolution()
 
 
 @torch.inference_mode()
