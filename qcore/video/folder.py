@@ -174,7 +174,7 @@ def _load_rgb(file: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
 
 
 def _tells_orientation(image: Image.Image) -> bool:
-    """Formats that cameras write and Pillow leaves turned; PNG may hide the tag behind all its pixels."""
+    """Formats that cameras write and that Pillow leaves turned; PNG may hide the tag behind its pixels."""
     return image.format in ("JPEG", "WEBP")
 
 
