@@ -104,23 +104,35 @@ def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part], name
 
 
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder in natural order of their names, unopened; hidden files are left out.
+
+    Raises:
+        VideoError: there are none, too many, or two of one name.
+    """
+    try:
+        files = [
+            file
+            for file in folder.iterdir()
+            if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+        ]
+    except OSError as error:
+        raise VideoError(f"The folder {folder.name!r} cannot be read.") from error
+    if not files:
+        raise VideoError(f"The folder {folder.name!r} holds no images (jpg, png, webp, bmp or tif).")
+    check_count(folder.name, len(files))
+    files.sort(key=lambda file: natural_key(file.name))
+    if len({file.stem for file in files}) != len(files):
+        raise VideoError(
+            f"The folder {folder.name!r} holds several images of the same name in different formats."
+        )
+    return files
+
+
 def _list_images(path: Path) -> tuple[list[Path], tuple[int, int]]:
     if path.is_file():
         return [path], _header_size(path)
-    files = [
-        file
-        for file in path.iterdir()
-        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
-    ]
-    if not files:
-        raise VideoError(f"The folder {path.name!r} holds no images (jpg, png, webp, bmp or tif).")
-    check_count(path.name, len(files))
-    files.sort(key=lambda file: natural_key(file.name))
-    stems = {file.stem for file in files}
-    if len(stems) != len(files):
-        raise VideoError(
-            f"The folder {path.name!r} holds several images of the same name in different formats."
-        )
+    files = image_files(path)
     size = _header_size(files[0])
     for file in files[1:]:
         other = _header_size(file)

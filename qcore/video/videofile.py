@@ -40,8 +40,8 @@ _WORTH_WALKING = 8
 class VideoFileSource(FrameSource):
     """Frames of a video file, upright, as a sequential decode of the whole file yields them.
 
-    Of the pictures decoded on the way to the requested one, as many as half the cache holds are kept as the
-    decoder made them, so that stepping backwards does not decode the same group of pictures again and again.
+    Of the pictures decoded on the way to the requested one, as many as a quarter of the cache holds are kept
+    as the decoder made them, so that stepping backwards does not decode the same pictures again and again.
     A picture that the file is too damaged to yield is replaced by the one shown before it, so that frame
     numbers keep their meaning.
     """
@@ -227,7 +227,7 @@ class VideoFileSource(FrameSource):
         if position in self._cache or position == wanted:
             return
         size_bytes = sum(plane.buffer_size for plane in picture.planes)
-        if abs(wanted - position) * size_bytes <= self._cache.limit_bytes // 2:
+        if abs(wanted - position) * size_bytes <= self._cache.limit_bytes // 4:
             self._cache.put(position, picture, size_bytes)
 
 
