@@ -1,0 +1,234 @@
+"""Observers: what is remembered of a tensor while calibration data flows, and the range chosen from it.
+
+`MinMaxObserver` (Jacob et al. 2018), `PercentileObserver` (Wu et al. 2020) and `MseObserver` (OMSE,
+Choukroun et al. 2019). Percentiles and the error search work on a seeded random sample, because
+``torch.quantile`` refuses more than 2^24 elements; the extremes are always exact. The error search pools
+all calibration samples and takes one minimum, since minima taken per sample and then joined would undo the
+clipping.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from qcore.quant.affine import QuantizationError, fake_quantize, qparams_from_range
+
+SAMPLE_PER_CALL = 4096
+SAMPLE_LIMIT = 1 << 16
+
+
+class Observer(ABC):
+    """Collects statistics of one tensor, per tensor (``axis`` None) or per channel along ``axis``."""
+
+    def __init__(self, axis: int | None = None) -> None:
+        self.axis = axis
+        self.calls = 0
+
+    def observe(self, x: Tensor) -> None:
+        """Take in one calibration tensor of any shape; non-finite values are refused."""
+        rows_cn = self._rows(x.detach().float())
+        if rows_cn.numel() == 0:
+            return
+        lo, hi = rows_cn.aminmax(dim=1)
+        if not (torch.isfinite(lo).all() and torch.isfinite(hi).all()):
+            raise QuantizationError("An activation is not finite; the model or a calibration clip is broken.")
+        self._collect(rows_cn, lo, hi)
+        self.calls += 1
+
+    def qparams(self, bits: int, symmetric: bool = False) -> tuple[Tensor, Tensor]:
+        """Scale and zero point for the observed data: 0-dimensional, or (C,) per channel."""
+        if self.calls == 0:
+            raise QuantizationError("A quantizer never saw calibration data.")
+        scale, zero_point = self._choose(bits, symmetric)
+        if self.axis is None:
+            return scale.reshape(()), zero_point.reshape(())
+        return scale, zero_point
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """(C, n) per channel or (1, n)."""
+        if self.axis is None:
+            return x.reshape(1, -1)
+        return x.movedim(self.axis, 0).flatten(1)
+
+    @abstractmethod
+    def _collect(self, rows_cn: Tensor, lo_c: Tensor, hi_c: Tensor) -> None: ...
+
+    @abstractmethod
+    def _choose(self, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]: ...
+
+
+class MinMaxObserver(Observer):
+    """The extremes: over everything (``global``), averaged over calls (``average``) or a running mean
+    (``ema``).
+    """
+
+    def __init__(self, axis: int | None = None, mode: str = "global", ema: float = 0.01) -> None:
+        super().__init__(axis)
+        if mode not in ("global", "average", "ema"):
+            raise QuantizationError(f"A min-max observer is global, average or ema, not {mode!r}.")
+        self.mode, self.ema = mode, ema
+        self.lo: Tensor | None = None
+        self.hi: Tensor | None = None
+
+    def _collect(self, rows_cn: Tensor, lo_c: Tensor, hi_c: Tensor) -> None:
+        if self.lo is None or self.hi is None:
+            self.lo, self.hi = lo_c.clone(), hi_c.clone()
+        elif self.mode == "global":
+            self.lo, self.hi = torch.minimum(self.lo, lo_c), torch.maximum(self.hi, hi_c)
+        else:
+            weight = self.ema if self.mode == "ema" else 1.0 / (self.calls + 1)
+            self.lo, self.hi = self.lo.lerp(lo_c, weight), self.hi.lerp(hi_c, weight)
+
+    def _choose(self, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+        assert self.lo is not None and self.hi is not None
+        return qparams_from_range(self.lo, self.hi, bits, symmetric)
+
+
+class _SamplingObserver(Observer):
+    """Exact extremes plus a seeded uniform sample of every call, bounded in size."""
+
+    def __init__(self, axis: int | None = None, seed: int = 0) -> None:
+        super().__init__(axis)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._chunks: list[Tensor] = []
+        self.lo: Tensor | None = None
+        self.hi: Tensor | None = None
+
+    def _collect(self, rows_cn: Tensor, lo_c: Tensor, hi_c: Tensor) -> None:
+        if self.lo is None or self.hi is None:
+            self.lo, self.hi = lo_c.clone(), hi_c.clone()
+        else:
+            self.lo, self.hi = torch.minimum(self.lo, lo_c), torch.maximum(self.hi, hi_c)
+        channels, n = rows_cn.shape
+        per_channel = max(64, SAMPLE_PER_CALL // channels)
+        if n > per_channel:
+            index = torch.randint(n, (per_channel,), generator=self._generator).to(rows_cn.device)
+            rows_cn = rows_cn[:, index]
+        self._chunks.append(rows_cn.clone())
+        if sum(chunk.numel() for chunk in self._chunks) > SAMPLE_LIMIT:
+            pooled = torch.cat(self._chunks, dim=1)
+            keep = torch.randperm(pooled.shape[1], generator=self._generator)[: pooled.shape[1] // 2]
+            self._chunks = [pooled[:, keep.to(pooled.device)]]
+
+    @property
+    def sample_cn(self) -> Tensor:
+        """(C, n) values seen so far."""
+        return torch.cat(self._chunks, dim=1)
+
+
+class PercentileObserver(_SamplingObserver):
+    """The (1-p) and p quantiles, p in 0.5..1; what lies outside is clipped."""
+
+    def __init__(self, axis: int | None = None, percentile: float = 0.9999, seed: int = 0) -> None:
+        super().__init__(axis, seed)
+        if not 0.5 < percentile <= 1.0:
+            raise QuantizationError(f"A percentile lies between 0.5 and 1, not {percentile}.")
+        self.percentile = percentile
+
+    def _choose(self, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+        sample_cn = self.sample_cn
+        tails = torch.tensor([1 - self.percentile, self.percentile], device=sample_cn.device)
+        lo_c, hi_c = torch.quantile(sample_cn, tails, dim=1)
+        return qparams_from_range(lo_c, hi_c, bits, symmetric)
+
+
+class MseObserver(_SamplingObserver):
+    """The range of least mean |x - x_hat|^p among 100 shrinkages of the extremes (p = 2: OMSE).
+
+    Both ends shrink together; where the distribution is one-sided (``two_dimensional`` False) that is the
+    whole search. With ``two_dimensional`` each end then shrinks alone too, which helps skewed activations
+    (GELU).
+    """
+
+    def __init__(
+        self, axis: int | None = None, power: float = 2.0, seed: int = 0, two_dimensional: bool = False
+    ) -> None:
+        super().__init__(axis, seed)
+        self.power, self.two_dimensional = power, two_dimensional
+
+    def _choose(self, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+        assert self.lo is not None and self.hi is not None
+        lo, hi = self.lo, self.hi
+        lo, hi = self._search(lo, hi, lo, hi, bits, symmetric)
+        if self.two_dimensional and not symmetric:
+            lo, _ = self._search(lo, hi, self.lo, hi, bits, symmetric, move_hi=False)
+            _, hi = self._search(lo, hi, lo, self.hi, bits, symmetric, move_lo=False)
+        return qparams_from_range(lo, hi, bits, symmetric)
+
+    def _search(
+        self,
+        best_lo: Tensor,
+        best_hi: Tensor,
+        from_lo: Tensor,
+        from_hi: Tensor,
+        bits: int,
+        symmetric: bool,
+        move_lo: bool = True,
+        move_hi: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        sample_cn = self.sample_cn
+        best_lo, best_hi = best_lo.clone(), best_hi.clone()
+        best_error = self._error(sample_cn, best_lo, best_hi, bits, symmetric)
+        for step in range(100):
+            shrink = 1.0 - 0.01 * step
+            lo = from_lo * shrink if move_lo else from_lo
+            hi = from_hi * shrink if move_hi else from_hi
+            error = self._error(sample_cn, lo, hi, bits, symmetric)
+            better = error < best_error
+            best_error = torch.where(better, error, best_error)
+            best_lo, best_hi = torch.where(better, lo, best_lo), torch.where(better, hi, best_hi)
+        return best_lo, best_hi
+
+    def _error(self, sample_cn: Tensor, lo: Tensor, hi: Tensor, bits: int, symmetric: bool) -> Tensor:
+        scale, zero_point = qparams_from_range(lo, hi, bits, symmetric)
+        difference = fake_quantize(sample_cn, scale, zero_point, bits, axis=0) - sample_cn
+        return difference.abs().pow(self.power).mean(dim=1)
+
+
+def make_observer(kind: str, axis: int | None, seed: int = 0) -> Observer:
+    """An observer by its name in a configuration.
+
+    ``minmax``, ``average_minmax``, ``ema_minmax``, ``percentile``, ``percentile:0.999``, ``mse`` (OMSE),
+    ``lapq`` (p = 2.4), ``mse2d``.
+
+    Raises:
+        QuantizationError: unknown name.
+    """
+    name, _, argument = kind.partition(":")
+    if name == "percentile":
+        return PercentileObserver(axis, float(argument) if argument else 0.9999, seed)
+    makers = {
+        "minmax": lambda: MinMaxObserver(axis),
+        "average_minmax": lambda: MinMaxObserver(axis, "average"),
+        "ema_minmax": lambda: MinMaxObserver(axis, "ema"),
+        "mse": lambda: MseObserver(axis, seed=seed),
+        "mse2d": lambda: MseObserver(axis, seed=seed, two_dimensional=True),
+        "lapq": lambda: MseObserver(axis, power=2.4, seed=seed),
+    }
+    if name not in makers or argument:
+        raise QuantizationError(f"There is no observer {kind!r}.")
+    return makers[name]()
+
+
+def observe_weight(weight: Tensor, kind: str, axis: int, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """Scale and zero point (C,) of a weight, from the whole weight (no sampling: it is all there)."""
+    rows_cn = weight.detach().float().movedim(axis, 0).flatten(1)
+    lo, hi = rows_cn.aminmax(dim=1)
+    if kind == "minmax":
+        return qparams_from_range(lo, hi, bits, symmetric)
+    power = {"mse": 2.0, "lapq": 2.4}.get(kind)
+    if power is None:
+        raise QuantizationError(f"Weights are observed by minmax, mse or lapq, not {kind!r}.")
+    best = torch.full_like(lo, torch.inf)
+    scale, zero_point = qparams_from_range(lo, hi, bits, symmetric)
+    for step in range(80):
+        shrink = 1.0 - 0.01 * step
+        trial_s, trial_z = qparams_from_range(lo * shrink, hi * shrink, bits, symmetric)
+        error = (fake_quantize(rows_cn, trial_s, trial_z, bits, 0) - rows_cn).abs().pow(power).mean(1)
+        better = error < best
+        best = torch.where(better, error, best)
+        scale, zero_point = torch.where(better, trial_s, scale), torch.where(better, trial_z, zero_point)
+    return scale, zero_point
