@@ -194,15 +194,17 @@ def _true_masks(image: AnnotatedImage, size: tuple[int, int]) -> Iterator[tuple[
 
 
 def _yolo_images(root: Path) -> list[AnnotatedImage]:
+    """Images with labels, directly in the two folders or in one level of splits such as ``train2017``."""
     images = []
-    try:
-        files = image_files(root / "images")
-    except VideoError as error:
-        raise EvaluationError(str(error)) from error
-    for file in files:
-        label = root / "labels" / f"{file.stem}.txt"
-        if label.is_file():
-            instances = tuple(_yolo_instances(label))
+    splits = sorted(folder.name for folder in (root / "images").iterdir() if folder.is_dir())
+    for split in splits or [""]:
+        try:
+            files = image_files(root / "images" / split)
+        except VideoError as error:
+            raise EvaluationError(str(error)) from error
+        for file in files:
+            label = root / "labels" / split / f"{file.stem}.txt"
+            instances = tuple(_yolo_instances(label)) if label.is_file() else ()
             if instances:
                 images.append(AnnotatedImage(file.stem, file, instances, True))
     return images
