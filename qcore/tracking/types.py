@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -55,3 +56,7 @@ class MaskResult:
     """The model's own estimate of the mask's IoU, 0..1; 1.0 for masks given by hand."""
     presence: float
     """Probability that the object is in view, 0..1 (sigmoid of SAM 2's object score)."""
+
+
+Recall = Callable[[int, int], Rle | None]
+"""(frame index, object id) -> the mask that the project holds there, or None."""

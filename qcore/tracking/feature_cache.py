@@ -1,0 +1,86 @@
+"""A bounded store of encoded frames: the oldest-used frame leaves when the budget in bytes is exceeded.
+
+The image encoder dominates the cost of tracking; with its output kept, clicking on a frame again or
+tracking a span a second time costs no encoder at all (upstream keeps a single frame).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+DEFAULT_FEATURE_CACHE_BYTES = 768 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedFrame:
+    """The image encoder's output for one frame, highest resolution first: tensors (1, C, H, W)."""
+
+    levels: tuple[torch.Tensor, ...]
+
+    @property
+    def top_bchw(self) -> torch.Tensor:
+        """The level that memory attention works on (stride 16)."""
+        return self.levels[-1]
+
+    @property
+    def high_res(self) -> list[torch.Tensor] | None:
+        """The finer levels (strides 4 and 8) for the mask decoder; None for models without them."""
+        return list(self.levels[:-1]) or None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes held by the levels."""
+        return sum(level.numel() * level.element_size() for level in self.levels)
+
+
+class FeatureCache:
+    """Encoded frames by frame index, at most ``budget_bytes`` of them (but never fewer than one)."""
+
+    def __init__(self, budget_bytes: int = DEFAULT_FEATURE_CACHE_BYTES) -> None:
+        self.budget_bytes = budget_bytes
+        self._frames: OrderedDict[int, EncodedFrame] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __contains__(self, frame_index: int) -> bool:
+        return frame_index in self._frames
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._frames)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes held now."""
+        return self._bytes
+
+    def get(self, frame_index: int) -> EncodedFrame | None:
+        """The encoded frame, marked as used now; None when it is not here."""
+        frame = self._frames.get(frame_index)
+        if frame is not None:
+            self._frames.move_to_end(frame_index)
+        return frame
+
+    def put(self, frame_index: int, frame: EncodedFrame) -> None:
+        """Keep a frame and drop the oldest-used ones until the budget holds again."""
+        self.drop(frame_index)
+        self._frames[frame_index] = frame
+        self._bytes += frame.size_bytes
+        while self._bytes > self.budget_bytes and len(self._frames) > 1:
+            self.drop(next(iter(self._frames)))
+
+    def drop(self, frame_index: int) -> None:
+        """Forget one frame; nothing happens when it is not here."""
+        frame = self._frames.pop(frame_index, None)
+        if frame is not None:
+            self._bytes -= frame.size_bytes
+
+    def clear(self) -> None:
+        """Forget every frame."""
+        self._frames.clear()
+        self._bytes = 0

@@ -1,0 +1,98 @@
+"""The mask of clicks and a box on one frame, as fast as the decoder, and the same whenever it is asked
+for."""
+
+from __future__ import annotations
+
+import torch
+
+from qcore.tracking.decoding import Decoded, decode
+from qcore.tracking.memory_bank import ObjectMemory, continues
+from qcore.tracking.preprocess import mask_logits, point_inputs
+from qcore.tracking.tracker import ObjectTracker
+from qcore.tracking.types import Prompt, Recall
+
+
+class PromptDecoder:
+    """Decodes prompts against what a session knows, without changing it."""
+
+    def __init__(self, tracker: ObjectTracker, recall: Recall | None) -> None:
+        self._tracker = tracker
+        self.recall = recall
+        self._features: tuple[object, torch.Tensor | None] | None = None
+
+    def forget_features(self) -> None:
+        """Drop the conditioned features kept for further clicks; memories have changed."""
+        self._features = None
+
+    def decode(self, prompt: Prompt, memory: ObjectMemory | None) -> Decoded:
+        """Mask of a prompt's clicks and box.
+
+        A frame that was tracked before is seen with the object's memories, as upstream does; any other frame
+        without them.
+        """
+        tracker = self._tracker
+        frame_index = prompt.frame_index
+        frame = tracker.encoder[frame_index]
+        features_bchw = self._conditioned(frame_index, prompt.object_id, memory)
+        return decode(
+            tracker.model,
+            tracker.unconditioned(frame_index) if features_bchw is None else features_bchw,
+            frame,
+            point_inputs(prompt, tracker.size_hw, tracker.model.image_size, tracker.model.device),
+            self._previous_logits(prompt, memory),
+            is_first=features_bchw is None,
+        )
+
+    def _conditioned(
+        self, frame_index: int, object_id: int, memory: ObjectMemory | None
+    ) -> torch.Tensor | None:
+        """Conditioned features of a tracked frame, kept while the user goes on clicking on it.
+
+        Kept also because the first correction drops the memories around the frame: later clicks of the same
+        correction, and taking them back, must see what the first one saw.
+        """
+        if memory is None or memory.tracked[frame_index] == 0:
+            return None
+        others = tuple(sorted((t, key.uid) for t, key in memory.keyframes.items() if t != frame_index))
+        key = (frame_index, object_id, others)
+        if self._features is None or self._features[0] != key:
+            reverse = bool(memory.tracked[frame_index] < 0)
+            self._features = (key, self._tracker.conditioned(frame_index, memory, reverse))
+        return self._features[1]
+
+    def _previous_logits(self, prompt: Prompt, memory: ObjectMemory | None) -> torch.Tensor | None:
+        """The mask that a prompt corrects, as logits (1, 1, S/4, S/4); None where it starts anew.
+
+        That is the mask of the prompt it continues or, for clicks on a frame without one, the mask that was
+        given, accepted or tracked there. A newly drawn box starts anew: the old mask may be of another thing.
+        """
+        logits = self._continued(prompt, memory)
+        if logits is None and prompt.box_xyxy is None:
+            logits = self._found_on_frame(prompt, memory)
+        return logits if logits is not None and bool((logits > 0).any()) else None
+
+    def _continued(self, prompt: Prompt, memory: ObjectMemory | None) -> torch.Tensor | None:
+        if memory is None:
+            return None
+        if memory.clicks is not None and memory.clicks.frame_index == prompt.frame_index:
+            logits = memory.clicks.before(prompt)
+            if logits is not None:
+                return logits
+        keyframe = memory.keyframes.get(prompt.frame_index)
+        if keyframe is not None and keyframe.prompt is not None and continues(prompt, keyframe.prompt):
+            return keyframe.logits_b1hw
+        return None
+
+    def _found_on_frame(self, prompt: Prompt, memory: ObjectMemory | None) -> torch.Tensor | None:
+        """The mask that was on the frame before anything was clicked there."""
+        frame_index = prompt.frame_index
+        keyframe = memory.keyframes.get(frame_index) if memory is not None else None
+        rle = keyframe.given_mask if keyframe is not None else None
+        if rle is None and memory is not None and frame_index in memory.logits:
+            return memory.logits[frame_index]
+        if rle is None and keyframe is None and self.recall is not None:
+            rle = self.recall(frame_index, prompt.object_id)
+        if rle is None:
+            return None
+        model = self._tracker.model
+        return mask_logits(rle, model.image_size, model.device)

@@ -1,0 +1,115 @@
+"""Tracks one object on one frame: plans which memories to attend to, encodes what is missing, decodes.
+
+Stateless but for the model, the encoded frames and the object memories it is handed.
+"""
+
+from __future__ import annotations
+
+import torch
+from sam2.modeling.sam2_base import SAM2Base
+
+from qcore.tracking.conditioning import Conditioner
+from qcore.tracking.decoding import (
+    Decoded,
+    decode,
+    decode_given_mask,
+    encode_memory,
+    mask_result,
+    upsample_logits,
+)
+from qcore.tracking.encoder import FrameEncoder
+from qcore.tracking.memory_bank import Keyframe, MemoryEntry, ObjectMemory
+from qcore.tracking.memory_plan import ConditioningRule, MemoryGeometry, MemoryPlan, plan_memory
+from qcore.tracking.preprocess import mask_input
+from qcore.tracking.types import MaskResult
+
+
+class ObjectTracker:
+    """Model, encoded frames and rules, shared by all objects of a session."""
+
+    def __init__(
+        self,
+        model: SAM2Base,
+        encoder: FrameEncoder,
+        conditioner: Conditioner,
+        rule: ConditioningRule,
+        frame_count: int,
+        size_hw: tuple[int, int],
+    ) -> None:
+        self.model = model
+        self.encoder = encoder
+        self.conditioner = conditioner
+        self.rule = rule
+        self.geometry = MemoryGeometry.of(model)
+        self.frame_count = frame_count
+        self.size_hw = size_hw
+
+    def step(self, frame_index: int, object_id: int, memory: ObjectMemory, reverse: bool) -> MaskResult:
+        """Track an object on a frame and remember it; a keyframe is returned as it is."""
+        keyframe = memory.keyframes.get(frame_index)
+        if keyframe is not None:
+            memory.tracked[frame_index] = -1 if reverse else 1
+            return keyframe.result
+        features_bchw = self.conditioned(frame_index, memory, reverse)
+        if features_bchw is None:
+            features_bchw = self.unconditioned(frame_index)
+        frame = self.encoder[frame_index]
+        decoded = decode(self.model, features_bchw, frame, None)
+        map_bchw = encode_memory(self.model, frame, decoded, is_prompted=False)
+        entry = MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present)
+        memory.remember(frame_index, entry, decoded.logits_b1hw, reverse)
+        return mask_result(decoded, frame_index, object_id, self.size_hw)
+
+    def plan(self, frame_index: int, memory: ObjectMemory, reverse: bool) -> MemoryPlan:
+        """The memories a frame attends to; never its own, so that a corrected mask cannot hold on to
+        itself."""
+        others = [t for t in memory.keyframes if t != frame_index]
+        return plan_memory(
+            self.geometry, self.rule, frame_index, self.frame_count, others, memory.recent, reverse
+        )
+
+    def conditioned(self, frame_index: int, memory: ObjectMemory, reverse: bool) -> torch.Tensor | None:
+        """Features (1, C, H, W) of a frame conditioned on an object's memories; None where it has none."""
+        plan = self.plan(frame_index, memory, reverse)
+        if not plan.maps:
+            return None
+        entries = {t: self._entry(t, memory) for _, t in (*plan.maps, *plan.pointers)}
+        frame = self.encoder[frame_index]
+        return self.conditioner.with_memory(
+            frame, self.encoder.position_1chw, plan, entries.__getitem__, self.frame_count
+        )
+
+    def unconditioned(self, frame_index: int) -> torch.Tensor:
+        """Features (1, C, H, W) of a frame seen without any other."""
+        frame = self.encoder[frame_index]
+        return self.conditioner.without_memory(frame, self.encoder.position_1chw)
+
+    def _entry(self, frame_index: int, memory: ObjectMemory) -> MemoryEntry:
+        """The memory of a keyframe (encoded on first use) or of a tracked frame."""
+        keyframe = memory.keyframes.get(frame_index)
+        if keyframe is None:
+            return memory.recent[frame_index]
+        entry = keyframe.entry
+        if entry is None:
+            entry = keyframe.entry = self._encode_keyframe(frame_index, keyframe)
+        memory.touch_keyframe(frame_index)
+        return entry
+
+    def _encode_keyframe(self, frame_index: int, keyframe: Keyframe) -> MemoryEntry:
+        frame = self.encoder[frame_index]
+        if keyframe.given_mask is not None:
+            mask_11ss = mask_input(keyframe.given_mask, self.model.image_size, self.model.device)
+            decoded = decode_given_mask(self.model, frame, mask_11ss)
+        else:
+            assert keyframe.logits_b1hw is not None
+            assert keyframe.pointer_bc is not None
+            assert keyframe.presence_logit_b1 is not None
+            decoded = Decoded(
+                keyframe.logits_b1hw,
+                upsample_logits(keyframe.logits_b1hw, self.model.image_size),
+                keyframe.pointer_bc,
+                keyframe.presence_logit_b1,
+                keyframe.result.score,
+            )
+        map_bchw = encode_memory(self.model, frame, decoded, is_prompted=True)
+        return MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present)
