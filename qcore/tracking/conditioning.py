@@ -13,7 +13,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 
 from qcore.tracking.feature_cache import EncodedFrame
-from qcore.tracking.memory_attention import MemoryAttentionBackend, exact_memory_attention
+from qcore.tracking.memory_attention import attend_memory
 from qcore.tracking.memory_bank import MemoryEntry
 from qcore.tracking.memory_plan import MemoryPlan
 
@@ -21,9 +21,8 @@ from qcore.tracking.memory_plan import MemoryPlan
 class Conditioner:
     """Memory attention of one model, with the constants it needs computed once."""
 
-    def __init__(self, model: SAM2Base, backend: MemoryAttentionBackend = exact_memory_attention) -> None:
+    def __init__(self, model: SAM2Base) -> None:
         self._model = model
-        self.backend = backend
         self._map_position_mbc: torch.Tensor | None = None
 
     def without_memory(self, frame: EncodedFrame, position_1chw: torch.Tensor) -> torch.Tensor:
@@ -88,7 +87,7 @@ class Conditioner:
         key_bias_m: torch.Tensor | None = None,
     ) -> torch.Tensor:
         top = frame.top_bchw
-        output_nbc = self.backend(
+        output_nbc = attend_memory(
             self._model.memory_attention,
             top.flatten(2).permute(2, 0, 1),
             position_1chw.to(top.dtype).flatten(2).permute(2, 0, 1),

@@ -12,6 +12,7 @@ A session is disposable: the project holds prompts and masks, and a new session 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
@@ -20,12 +21,12 @@ import torch
 from sam2.modeling.sam2_base import SAM2Base
 
 from qcore.masks import Rle
+from qcore.models.loading import autocast_of
 from qcore.tracking.conditioning import Conditioner
 from qcore.tracking.decoding import mask_result
 from qcore.tracking.encoder import FrameEncoder
 from qcore.tracking.errors import TrackingError
 from qcore.tracking.feature_cache import DEFAULT_FEATURE_CACHE_BYTES, FeatureCache
-from qcore.tracking.memory_attention import MemoryAttentionBackend, exact_memory_attention
 from qcore.tracking.memory_bank import ClickHistory, Keyframe, ObjectMemory
 from qcore.tracking.memory_plan import ConditioningRule
 from qcore.tracking.preprocess import Frames, check_frame, check_mask, check_prompt
@@ -46,8 +47,6 @@ class VideoSession:
         conditioning: which prompted frames a frame may attend to.
         recall: asks the project for masks of earlier work. A click on a frame that was tracked in an earlier
             session then refines its mask instead of starting anew.
-        backend: memory attention; None takes the model's own (``model.memory_attention_backend`` where the
-            runtime has put one) or the exact one.
     """
 
     def __init__(
@@ -59,16 +58,14 @@ class VideoSession:
         feature_dtype: torch.dtype | None = None,
         conditioning: ConditioningRule | None = None,
         recall: Recall | None = None,
-        backend: MemoryAttentionBackend | None = None,
     ) -> None:
         self._frame_count = len(source)
         self._size_hw = source.size
         self._encoder = FrameEncoder(model, source, FeatureCache(feature_cache_bytes), feature_dtype)
-        backend = backend or getattr(model, "memory_attention_backend", None) or exact_memory_attention
         self._tracker = ObjectTracker(
             model,
             self._encoder,
-            Conditioner(model, backend),
+            Conditioner(model),
             conditioning or ConditioningRule(),
             self._frame_count,
             self._size_hw,
@@ -108,15 +105,14 @@ class VideoSession:
         }
         return sum(storages.values())
 
-    @torch.no_grad()
     def encode(self, frame_index: int) -> None:
         """Make sure a frame is encoded, so that a later click on it is instant."""
         check_frame(frame_index, self._frame_count)
-        self._encoder[frame_index]
+        with self._computing():
+            self._encoder[frame_index]
 
     # ---- prompts
 
-    @torch.no_grad()
     def set_prompt(self, prompt: Prompt) -> MaskResult:
         """Replace everything said about one object on one frame, and return its mask there.
 
@@ -134,7 +130,8 @@ class VideoSession:
         if prompt.mask is not None:
             keyframe = self._given_keyframe(frame_index, object_id, prompt.mask, prompt)
         else:
-            decoded = self._prompts.decode(prompt, memory)
+            with self._computing():
+                decoded = self._prompts.decode(prompt, memory)
             keyframe = Keyframe(
                 mask_result(decoded, frame_index, object_id, self._size_hw),
                 prompt,
@@ -201,13 +198,13 @@ class VideoSession:
         """Forget an object; the others are not touched. An unknown id is ignored."""
         self._objects.pop(object_id, None)
 
-    @torch.no_grad()
     def preview(self, prompt: Prompt) -> MaskResult:
         """The mask `set_prompt` would return, without changing anything (for hovering)."""
         check_prompt(prompt, self._frame_count, self._size_hw)
         if prompt.mask is not None:
             return self._given_keyframe(prompt.frame_index, prompt.object_id, prompt.mask, prompt).result
-        decoded = self._prompts.decode(prompt, self._objects.get(prompt.object_id))
+        with self._computing():
+            decoded = self._prompts.decode(prompt, self._objects.get(prompt.object_id))
         return mask_result(decoded, prompt.frame_index, prompt.object_id, self._size_hw)
 
     # ---- propagation
@@ -258,10 +255,15 @@ class VideoSession:
                     if memory is not None and memory.keyframes:
                         yield self._step(frame_index, object_id, memory, sweep.reverse)
 
-    @torch.no_grad()
     def _step(self, frame_index: int, object_id: int, memory: ObjectMemory, reverse: bool) -> MaskResult:
-        # gradients are off for the step only: around a yield they would be off for the caller as well
-        return self._tracker.step(frame_index, object_id, memory, reverse)
+        with self._computing():
+            return self._tracker.step(frame_index, object_id, memory, reverse)
+
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        """No gradients, and autocast for half-precision models; never around a yield to the caller."""
+        with torch.no_grad(), autocast_of(self._tracker.model):
+            yield
 
     def _span(
         self, start: int | None, stop: int | None, direction: Direction, ids: list[int]
