@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -42,9 +41,9 @@ class SessionTracker:
 
     def session(self, source: FrameSource) -> Any:
         """A fresh `VideoSession` on a clip."""
-        # imported late because it brings torch, which a baseline does not need
-        session = importlib.import_module("qcore.tracking.session")
-        return session.VideoSession(self.model, source, **self._options)
+        from qcore.tracking.session import VideoSession  # brings torch, which a baseline does not need
+
+        return VideoSession(self.model, source, **self._options)
 
 
 class StaticMaskTracker:
