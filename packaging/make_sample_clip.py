@@ -1,4 +1,4 @@
-"""Render resources/sample/balloons.mp4: two hot-air balloons, one passing in front of the other, over mountains.
+"""Render resources/sample/balloons.mp4: two hot-air balloons over mountains, one passing before the other.
 
 usage: make_sample_clip.py BACKGROUND.jpg OUT.mp4
 
