@@ -1,1 +1,1 @@
-"""Presence lanes, confidence and marks over the frames."""
+"""The timeline widget and the plain data it is told."""
