@@ -32,6 +32,7 @@ class Progress:
                 unit_divisor=1000,
                 file=stream,
                 leave=False,
+                disable=False,
                 dynamic_ncols=True,
             )
 
@@ -63,9 +64,11 @@ class Progress:
 
 
 class Console:
-    """The two streams of one command. With ``as_json`` stdout holds one JSON document and nothing else."""
+    """The two streams of a command. With ``as_json`` stdout holds one JSON document and nothing else."""
 
-    def __init__(self, as_json: bool = False, stdout: TextIO | None = None, stderr: TextIO | None = None) -> None:
+    def __init__(
+        self, as_json: bool = False, stdout: TextIO | None = None, stderr: TextIO | None = None
+    ) -> None:
         self.as_json = as_json
         self._stdout = stdout or sys.stdout
         self._stderr = stderr or sys.stderr

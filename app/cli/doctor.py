@@ -1,4 +1,4 @@
-"""`qminisam2 doctor`: what this installation consists of, what it runs on, what is missing and how to get it."""
+"""`qminisam2 doctor`: what this installation is made of, what it runs on, what it lacks and how to get it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 import platformdirs
 
 from app.cli.console import Console
+from app.cli.tracking import choose_device
 from app.system_libraries import install_command, missing_libraries
 from qcore import __version__
 from qcore.models.registry import model_statuses, models_dir
@@ -102,7 +103,7 @@ def _packages(findings: Findings) -> dict[str, str]:
             versions[distribution] = "present, version unknown"
         except (ImportError, OSError, RuntimeError) as error:
             versions[distribution] = f"missing ({error})"
-            findings.missing.append(f"The package {distribution} cannot be imported: pip install {distribution}")
+            findings.missing.append(f"The package {distribution} does not import: pip install {distribution}")
             findings.is_broken |= is_needed
     return versions
 

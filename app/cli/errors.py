@@ -23,6 +23,8 @@ def sentence_for(error: BaseException) -> str | None:
             return " ".join(str(error).split())
     if isinstance(error, KeyboardInterrupt):
         return "Stopped."
+    if isinstance(error, ImportError):
+        return f"A part of the installation is missing ({error}); see 'qminisam2 doctor'."
     if isinstance(error, MemoryError):
         return "There is not enough memory: close other programs, or choose a smaller model."
     if isinstance(error, OSError):

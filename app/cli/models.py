@@ -75,5 +75,3 @@ def _list(console: Console) -> None:
 
 def _megabytes(size: int | None) -> str:
     return "?" if size is None else f"{size / 1e6:.1f} MB"
-
-

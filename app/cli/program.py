@@ -1,4 +1,4 @@
-"""The `qminisam2` program: choose between the window and a verb, and turn errors into sentences and exit codes."""
+"""The `qminisam2` program: choose the window or a verb, turn errors into sentences and exit codes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _run_window(argv: list[str], verbs: dict[str, Verb]) -> int:
     listing = "\n".join(f"  {verb.name:<11}{verb.summary}" for verb in verbs.values())
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
-        description="Annotate video with a SAM 2 that runs on this machine. Without a command, the window opens.",
+        description="Annotate video with a SAM 2 on this machine. Without a command, the window opens.",
         epilog=f"commands (see '{_PROGRAM} COMMAND --help'):\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -55,18 +55,19 @@ def _run_window(argv: list[str], verbs: dict[str, Verb]) -> int:
 
 
 def _run_verb(verb: Verb, argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog=f"{_PROGRAM} {verb.name}", description=f"{_sentence(verb.summary)}.")
+    summary = verb.summary[:1].upper() + verb.summary[1:]
+    parser = argparse.ArgumentParser(prog=f"{_PROGRAM} {verb.name}", description=f"{summary}.")
     parser.add_argument("--verbose", action="store_true", help="log details to stderr")
-    # The verb's own code is not needed to say that an option is unknown, but it is to know the options.
-    module = verb.load()
-    module.configure(parser)
-    args = parser.parse_args(argv)
-    _set_up_logging(args.verbose)
-    as_json = bool(getattr(args, "json", False))
-    console = Console(as_json)
-    # Libraries that print must not end up in the JSON on stdout.
-    quiet = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+    verbose, console = "--verbose" in argv, Console()
     try:
+        _set_up_logging(verbose)
+        module = verb.load()
+        module.configure(parser)
+        args = parser.parse_args(argv)
+        as_json = bool(getattr(args, "json", False))
+        console = Console(as_json)
+        # Libraries that print must not end up in the JSON on stdout.
+        quiet = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
         with quiet:
             return module.run(args, console)
     except BrokenPipeError:
@@ -74,7 +75,7 @@ def _run_verb(verb: Verb, argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (Exception, KeyboardInterrupt) as error:
-        return _report(error, console, args.verbose)
+        return _report(error, console, verbose)
 
 
 def _report(error: BaseException, console: Console, verbose: bool) -> int:
@@ -97,7 +98,3 @@ def _set_up_logging(verbose: bool) -> None:
     )
     if not verbose:
         warnings.simplefilter("ignore")
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]

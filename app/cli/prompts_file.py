@@ -209,7 +209,7 @@ class _Reader:
             with Image.open(path, formats=["PNG"]) as image:
                 if image.size != (width, height):
                     raise self._error(
-                        f"{name} is {image.size[0]} x {image.size[1]} pixels, but the video is {width} x {height}"
+                        f"{name} is {image.width} x {image.height}, but the video {width} x {height} pixels"
                     )
                 if image.mode not in ("1", "L", "P", "I;16", "I"):
                     raise self._error(f"{name} is a colour picture; a mask holds 0 and one other value")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 
@@ -13,15 +14,15 @@ def open_window(path: str | None) -> int:
         _complain(problem)
         return 1
     try:
-        from app.ui.application import run
+        application = importlib.import_module("app.ui.application")
     except ImportError as error:
         _complain(f"The window cannot start: {error} (see 'qminisam2 doctor').")
         return 1
-    return run(path)
+    return int(application.run(path))
 
 
 def _obstacle() -> str | None:
-    """Why no window can open here; None when nothing is known to be in the way. Qt itself would just abort."""
+    """Why no window can open here, where Qt itself would just abort; None when nothing stands in the way."""
     if sys.platform != "linux":
         return None
     platform = os.environ.get("QT_QPA_PLATFORM", "")

@@ -1,0 +1,90 @@
+"""What the verbs that run a model share: its options, the device, and the model on the device's kernels."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import math
+from typing import TYPE_CHECKING, Any
+
+from app.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from sam2.modeling.sam2_base import SAM2Base
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model``, ``--device`` and ``--mutual-kv``."""
+    parser.add_argument(
+        "--model",
+        default="embedded",
+        metavar="ID|BUNDLE",
+        help="id from 'qminisam2 models list', or a model file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device", choices=DEVICES, default="auto", help="where it runs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--mutual-kv",
+        type=_mutual_kv,
+        default=None,
+        metavar="EPS|auto|off",
+        help="memory frames more similar than EPS (a cosine) share keys and values (default: off)",
+    )
+
+
+def _mutual_kv(text: str) -> float | str | None:
+    """A number, ``auto``, or None for off."""
+    if text == "off":
+        return None
+    if text == "auto":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not -1 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number from -1, nor 'auto', nor 'off'")
+    return value
+
+
+def mutual_kv_settings(choice: float | str | None) -> Any:
+    """The session's Mutual-KV settings for the option's value; None for off."""
+    if choice is None:
+        return None
+    settings = importlib.import_module("qcore.tracking.mutual_kv").MutualKvSettings
+    return settings(epsilon=None if choice == "auto" else choice)
+
+
+def choose_device(wanted: str) -> str:
+    """The torch device for ``--device``.
+
+    Raises:
+        CommandError: this machine, or this torch, has no such device.
+    """
+    import torch
+
+    has_mps = torch.backends.mps.is_available()
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise CommandError("There is no CUDA device that this torch can use; see 'qminisam2 doctor'.")
+    if wanted == "mps" and not has_mps:
+        raise CommandError("There is no Apple GPU that this torch can use; see 'qminisam2 doctor'.")
+    return wanted
+
+
+def load_for_tracking(model_id: str, device: str) -> tuple[SAM2Base, str]:
+    """The model on this device's fastest kernels, and the name of their arithmetic (``fp32``, ``bf16``).
+
+    Raises:
+        CommandError: no such device.
+        ModelError: the model cannot be loaded.
+    """
+    from qcore.models import load_model
+    from qcore.runtime import lower
+
+    model = load_model(model_id, device=choose_device(device))
+    return model, str(lower(model).precision)
