@@ -7,6 +7,7 @@ after a seek": containers seek to approximate places, decoders reorder, swallow 
 from __future__ import annotations
 
 import logging
+import zlib
 from bisect import bisect_right
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -30,7 +31,9 @@ CONTAINERS = (
 
 _TRUSTED_TIMES = ("mov", "matroska", "mpegts")
 """Their packets carry true presentation times; in other containers B-frames make them guesses."""
-_INTRA_ONLY = frozenset({"mjpeg", "png", "rawvideo", "ffv1", "huffyuv", "prores", "dnxhd", "dvvideo", "gif"})
+_NO_REORDERING = frozenset(
+    {"mjpeg", "png", "rawvideo", "ffv1", "huffyuv", "prores", "dnxhd", "dvvideo", "gif"}
+)
 _DEFAULT_RATE = 25.0
 
 
@@ -38,7 +41,7 @@ class Identity(Enum):
     """How a packet met again after a seek is recognised."""
 
     BY_TIME = "presentation time"
-    BY_PLACE = "byte offset in the file"
+    BY_CONTENT = "byte offset in the file, and checksum"
     BY_COUNT = "not at all: always read from the start and count the pictures"
 
 
@@ -47,8 +50,8 @@ class PacketIndex:
     """Packets in file order ("tags" 0..p-1) and frames in presentation order (0..n-1)."""
 
     identity: Identity
-    tag_of_key: dict[int, int]
-    """Presentation time or byte offset of a packet -> its tag."""
+    tag_of_key: dict[tuple[int, int], int]
+    """(presentation time, 0) or (byte offset, checksum) of a packet -> its tag."""
     seek_times: list[int | None]
     """(p) time to seek to for a packet, in the stream's own unit."""
     keyframes: list[int]
@@ -86,7 +89,7 @@ class PacketIndex:
 class _Packet:
     pts: int | None
     dts: int | None
-    place: int | None
+    content_key: tuple[int, int]
     is_key: bool
     is_hidden: bool
     is_damaged: bool
@@ -156,10 +159,18 @@ class PacketReader:
                 time = index.seek_times[landing]
                 if time is not None and self._seek(time) and self._skip_to(tag):
                     return
-        self._open()
-        self._begin()
+        self.rewind()
         if not self._skip_to(tag):
             raise VideoError(f"{self.path.name!r} has changed since it was opened.")
+
+    def rewind(self) -> None:
+        """Back to the start of the file, by opening it anew: some containers cannot seek there.
+
+        Raises:
+            VideoError: it cannot be opened any more.
+        """
+        self._open()
+        self._begin()
 
     def advance(self) -> list[tuple[int, Any]] | None:
         """Feed one packet; pictures that came out as (tag, PyAV frame), or None at the end of the file."""
@@ -257,8 +268,9 @@ class PacketReader:
         index = self._index()
         if index.identity is Identity.BY_COUNT:
             return self.fed + 1
-        key = packet.pts if index.identity is Identity.BY_TIME else packet.pos
-        return None if key is None else index.tag_of_key.get(int(key))
+        if index.identity is Identity.BY_TIME:
+            return None if packet.pts is None else index.tag_of_key.get((packet.pts, 0))
+        return index.tag_of_key.get(_content_key(packet))
 
     def _tagged(self, pictures: list[Any]) -> list[tuple[int, Any]]:
         if self._index().identity is Identity.BY_COUNT:
@@ -286,25 +298,37 @@ def build_index(reader: PacketReader) -> PacketIndex:
     Raises:
         VideoError: there is not a single picture, or far too many.
     """
-    packets = _read_packets(reader)
+    trusted = _is_trusted(reader)
+    packets = _read_packets(reader, with_content=not trusted)
     if not packets:
         raise VideoError(f"{reader.path.name!r} holds no pictures: it may be cut off.")
     times = [packet.pts for packet in packets]
-    trusted = reader.format_name.split(",")[0] in _TRUSTED_TIMES or _codec(reader) in _INTRA_ONLY
     if trusted and None not in times and len(set(times)) == len(times):
         index = _index_by_time(reader, packets)
     else:
+        if trusted:
+            log.info("%s: its times are missing or not unique", reader.path)
+            reader.rewind()
+            packets = _read_packets(reader, with_content=True)
         index = _index_by_decoding(reader, packets)
     if not len(index.frame_tags):
         raise VideoError(f"No picture of {reader.path.name!r} can be decoded.")
     return index
 
 
+def _is_trusted(reader: PacketReader) -> bool:
+    return reader.format_name.split(",")[0] in _TRUSTED_TIMES or _codec(reader) in _NO_REORDERING
+
+
+def _content_key(packet: Any) -> tuple[int, int]:
+    return -1 if packet.pos is None else int(packet.pos), zlib.crc32(bytes(packet))
+
+
 def _codec(reader: PacketReader) -> str:
     return str(reader.stream.codec_context.codec.canonical_name)
 
 
-def _read_packets(reader: PacketReader) -> list[_Packet]:
+def _read_packets(reader: PacketReader, with_content: bool) -> list[_Packet]:
     hides_pictures = _codec(reader) == "vp8"
     packets: list[_Packet] = []
     for raw in reader.raw_packets():
@@ -314,7 +338,7 @@ def _read_packets(reader: PacketReader) -> list[_Packet]:
             _Packet(
                 raw.pts,
                 raw.dts,
-                raw.pos if raw.pos is not None and raw.pos >= 0 else None,
+                _content_key(raw) if with_content else (0, 0),
                 bool(raw.is_keyframe),
                 bool(raw.is_discard) or is_reference_only,
                 bool(raw.is_corrupt),
@@ -345,7 +369,7 @@ def _index_by_time(reader: PacketReader, packets: list[_Packet]) -> PacketIndex:
         seconds = (times[frame_tags] - times[frame_tags[:1]]).astype(np.float64) * unit
         return PacketIndex(
             Identity.BY_TIME,
-            {int(time): tag for tag, time in enumerate(times)},
+            {(int(time), 0): tag for tag, time in enumerate(times)},
             _seek_times(packets),
             keyframes,
             rank,
@@ -395,12 +419,11 @@ def _leads(rank: npt.NDArray[np.int64], key: int, stop: int) -> bool:
 
 def _index_by_decoding(reader: PacketReader, packets: list[_Packet]) -> PacketIndex:
     """For streams without usable times: decode everything once and note what comes out in which order."""
-    places = [packet.place for packet in packets]
-    has_places = None not in places and len(set(places)) == len(places)
-    identity = Identity.BY_PLACE if has_places else Identity.BY_COUNT
+    keys = {packet.content_key: tag for tag, packet in enumerate(packets)}
+    identity = Identity.BY_CONTENT if len(keys) == len(packets) else Identity.BY_COUNT
     provisional = PacketIndex(
         identity,
-        {int(place): tag for tag, place in enumerate(places) if place is not None},
+        keys,
         _seek_times(packets),
         [tag for tag, packet in enumerate(packets) if packet.is_key] or [0],
         np.arange(len(packets)),

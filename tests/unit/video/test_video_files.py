@@ -17,7 +17,7 @@ from qcore.video import FrameSource, open_source
 
 
 def assert_exact(path: Path, cache_bytes: int = 0) -> FrameSource:
-    """Forwards, backwards and jumping, without and with a cache: always the oracle's pictures."""
+    """Forwards, backwards and jumping, without and with a cache, yields the oracle's pictures."""
     expected = sequential(path)
     assert expected, "the clip for the test must have frames"
     count = len(expected)
@@ -46,6 +46,8 @@ CLIPS = {
     "odd-size.mkv": {"size": (49, 75), "pixels": "yuv444p"},
     "b-frames-without-times.avi": {},
     "mpeg4.avi": {"codec": "mpeg4"},
+    "program-stream.mpg": {"codec": "mpeg2video"},
+    "windows.wmv": {"codec": "wmv2", "b_frames": 0},
     "motion-jpeg.avi": {"codec": "mjpeg", "pixels": "yuvj420p", "b_frames": 0, "keyframe_every": 1},
     "bare.h264": {"container": "h264"},
     "hidden-pictures.webm": {
@@ -103,6 +105,13 @@ def test_times_of_a_clip_with_a_varying_rate_are_those_of_its_frames(tmp_path: P
     assert source.timestamps.dtype == np.float64
     np.testing.assert_allclose(source.timestamps, np.array(times) / 1000)
     assert source.fps == pytest.approx(9 / 2.54)
+
+
+def test_frames_that_claim_the_same_time_are_still_told_apart(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", 30, b_frames=0)
+    path = remux(clip, tmp_path / "same-times.mkv", same_times=(9, 10))
+    source = assert_exact(path)
+    assert len(source) == 30 and (np.diff(source.timestamps) > 0).all()
 
 
 def test_rate_and_times_of_a_steady_clip(tmp_path: Path) -> None:

@@ -70,8 +70,19 @@ def make_clip(
     return path
 
 
-def remux(source: Path, target: Path, options: dict[str, str] | None = None, shift: int = 0) -> Path:
-    """Copy the video packets into another container, all times later by ``shift`` units of the stream."""
+def remux(
+    source: Path,
+    target: Path,
+    options: dict[str, str] | None = None,
+    shift: int = 0,
+    same_times: tuple[int, int] | None = None,
+) -> Path:
+    """Copy the video packets into another container.
+
+    All times become later by ``shift`` units of the stream; of the two packets ``same_times`` the second gets
+    the presentation time of the first.
+    """
+    shown: list[int] = []
     with av.open(str(source)) as old, av.open(str(target), "w", options=options or {}) as new:
         stream_in = old.streams.video[0]
         stream_out = new.add_stream_from_template(stream_in)
@@ -79,6 +90,9 @@ def remux(source: Path, target: Path, options: dict[str, str] | None = None, shi
             if packet.size:
                 packet.pts = None if packet.pts is None else packet.pts + shift
                 packet.dts = None if packet.dts is None else packet.dts + shift
+                shown.append(packet.pts)
+                if same_times is not None and len(shown) - 1 == same_times[1]:
+                    packet.pts = packet.dts = shown[same_times[0]]
                 packet.stream = stream_out
                 new.mux(packet)
     return target
