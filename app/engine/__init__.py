@@ -1,1 +1,1 @@
-"""The one thread that owns the model, its job queue, progress and cancel."""
+"""The one thread that owns the model: job queue, propagation, progress, cancel. Results leave it as RLE."""

@@ -1,0 +1,148 @@
+"""What the engine needs from qcore as protocols, and the real thing; torch is imported off the GUI thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from qcore.masks import Rle
+from qcore.tracking.types import Direction, MaskResult, Prompt
+
+Recall = Callable[[int, int], Rle | None]
+"""(frame index, object id) -> the mask that the project holds there, or None."""
+
+
+class Frames(Protocol):
+    """The part of `qcore.video.FrameSource` that is used here."""
+
+    def __len__(self) -> int:
+        """Number of presented frames."""
+        ...
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
+        """Frame ``index`` as uint8 RGB (H, W, 3)."""
+        ...
+
+    def close(self) -> None:
+        """Release the file."""
+        ...
+
+
+class TrackingSession(Protocol):
+    """The part of `qcore.tracking.VideoSession` that is used here."""
+
+    def set_prompt(self, prompt: Prompt) -> MaskResult:
+        """Replace one object's prompt on one frame and return its mask there."""
+        ...
+
+    def preview(self, prompt: Prompt) -> MaskResult:
+        """The mask a prompt would give; changes nothing."""
+        ...
+
+    def clear_prompts(self, object_id: int, frame_index: int | None = None) -> None:
+        """Forget an object's prompt on one frame or on all."""
+        ...
+
+    def remove_object(self, object_id: int) -> None:
+        """Forget an object and its memories."""
+        ...
+
+    def propagate(
+        self, start: int, stop: int, direction: Direction, objects: Sequence[int] | None
+    ) -> Iterator[MaskResult]:
+        """Track from ``start`` to ``stop``, both inclusive."""
+        ...
+
+    def encode(self, frame_index: int) -> None:
+        """Put a frame's features into the cache."""
+        ...
+
+    def encoded_frames(self) -> npt.NDArray[np.bool_]:
+        """One flag per frame: features are cached."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in memory with what the status bar says about it."""
+
+    model: Any
+    model_id: str
+    title: str
+    device: str
+    precision: str
+
+
+class Backend(Protocol):
+    """Makes models and sessions; replaced by a fake in tests."""
+
+    def load_model(self, model_id: str, device: str) -> LoadedModel:
+        """Load a model; raises an error whose message is one sentence for the user."""
+        ...
+
+    def open_session(self, loaded: LoadedModel, frames: Any, recall: Recall) -> TrackingSession:
+        """A session over a frame source that only the engine's thread uses from now on.
+
+        ``recall(frame index, object id)`` gives the mask that a click refines.
+        """
+        ...
+
+    def release_memory(self, loaded: LoadedModel) -> None:
+        """Give accelerator memory of dropped tensors back."""
+        ...
+
+
+class QcoreBackend:
+    """Models and sessions of `qcore`."""
+
+    def load_model(self, model_id: str, device: str) -> LoadedModel:
+        """See `Backend.load_model`; ``device`` is auto, cpu, cuda or mps."""
+        import torch
+
+        from qcore.models import load_model
+        from qcore.models.registry import model_statuses
+
+        chosen = _choose_device(device)
+        model = load_model(model_id, device=chosen, dtype=torch.float32)
+        known = {row.id: row for row in model_statuses()}
+        title = known[model_id].title if model_id in known else model_id
+        precision = known[model_id].precision if model_id in known else "fp32"
+        return LoadedModel(model, model_id, title, _device_title(chosen), precision)
+
+    def open_session(self, loaded: LoadedModel, frames: Any, recall: Recall) -> TrackingSession:
+        """See `Backend.open_session`."""
+        from qcore.tracking.session import VideoSession
+
+        session: TrackingSession = VideoSession(loaded.model, frames, recall=recall)
+        return session
+
+    def release_memory(self, loaded: LoadedModel) -> None:
+        """See `Backend.release_memory`."""
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _choose_device(wanted: str) -> str:
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
+
+
+def _device_title(device: str) -> str:
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return {"cpu": f"CPU, {torch.get_num_threads()} threads", "mps": "Apple GPU"}.get(device, device)

@@ -1,0 +1,166 @@
+"""Which frames a propagation visits: outward from keyframes, per object.
+
+Pure functions over frame numbers. A *keyframe* of an object is a frame with a prompt or a protected mask; it
+conditions the tracker and keeps its mask. An *anchor* is the frame a run starts from: a keyframe, or a frame
+that merely has a mask when the user asks to go on from there.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from qcore.tracking.types import Direction
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Some objects tracked together; for both directions ``start`` is the lower end. Ends are inclusive."""
+
+    start: int
+    stop: int
+    direction: Direction
+    object_ids: tuple[int, ...]
+
+    @property
+    def low(self) -> int:
+        """Lowest frame."""
+        return min(self.start, self.stop)
+
+    @property
+    def high(self) -> int:
+        """Highest frame."""
+        return max(self.start, self.stop)
+
+    @property
+    def frame_count(self) -> int:
+        """Frames visited, both ends included."""
+        return self.high - self.low + 1
+
+
+@dataclass(frozen=True, slots=True)
+class TrackPlan:
+    """What one press of the primary button does."""
+
+    runs: tuple[Run, ...]
+    object_ids: tuple[int, ...]
+    writes: int
+    """Masks that will be written (object-frames; keyframes and anchors keep theirs)."""
+    anchors: frozenset[tuple[int, int]] = frozenset()
+    """(object, frame) pairs that a run starts from without being keyframes; their masks stay."""
+
+    @property
+    def is_empty(self) -> bool:
+        """True when there is nothing to track."""
+        return self.writes == 0
+
+    @property
+    def low(self) -> int:
+        """Lowest frame visited."""
+        return min(run.low for run in self.runs)
+
+    @property
+    def high(self) -> int:
+        """Highest frame visited."""
+        return max(run.high for run in self.runs)
+
+    def frames(self) -> set[int]:
+        """Every frame visited."""
+        return {frame for run in self.runs for frame in range(run.low, run.high + 1)}
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectFrames:
+    """What the project knows about one object, as sorted frame numbers."""
+
+    object_id: int
+    keyframes: Sequence[int]
+    masked: Sequence[int] = ()
+    """Frames with a non-empty mask of any source; a run may start from one of them."""
+
+
+def plan_tracking(
+    objects: Iterable[ObjectFrames], direction: Direction, current: int, low: int, high: int
+) -> TrackPlan:
+    """Plan a propagation inside ``low..high`` (inclusive).
+
+    Forward starts, for each object, at the last frame at or before ``current`` that has a mask (so that
+    pressing T on a good frame goes on from it) or else at its first keyframe; backward is the mirror image;
+    both goes outward from all the object's keyframes.
+    """
+    spans: list[_Span] = []
+    for item in objects:
+        keys = [k for k in item.keyframes if low <= k <= high]
+        known = sorted({*keys, *(m for m in item.masked if low <= m <= high)})
+        if not known:
+            continue
+        if direction is Direction.BOTH:
+            if not keys:
+                keys = [min(known, key=lambda m: abs(m - current))]
+            spans.append(_Span(low, high, Direction.BOTH, item, keys[0]))
+        elif direction is Direction.FORWARD:
+            position = bisect_right(known, current)
+            anchor = known[position - 1] if position else known[0]
+            spans.append(_Span(anchor, high, direction, item, anchor))
+        else:
+            position = bisect_left(known, current)
+            anchor = known[position] if position < len(known) else known[-1]
+            spans.append(_Span(anchor, low, direction, item, anchor))
+    return _plan(spans)
+
+
+def plan_repair(objects: Iterable[ObjectFrames], current: int, frame_count: int) -> TrackPlan:
+    """Re-track only between the keyframes around ``current``.
+
+    With ``current`` itself a keyframe (the usual case: the user just corrected it) both gaps next to it are
+    tracked outward from it; otherwise its gap is tracked from both sides towards the middle.
+    """
+    spans: list[_Span] = []
+    for item in objects:
+        keys = sorted(item.keyframes)
+        at = bisect_left(keys, current)
+        before = keys[at - 1] if at else None
+        after_at = bisect_right(keys, current)
+        after = keys[after_at] if after_at < len(keys) else None
+        low = 0 if before is None else before + 1
+        high = frame_count - 1 if after is None else after - 1
+        if current in keys:
+            spans.append(_Span(current, high, Direction.FORWARD, item, current))
+            spans.append(_Span(current, low, Direction.BACKWARD, item, current))
+        elif before is not None and after is not None:
+            spans.append(_Span(before, after, Direction.BOTH, item, before))
+        elif before is not None:
+            spans.append(_Span(before, high, Direction.FORWARD, item, before))
+        elif after is not None:
+            spans.append(_Span(after, low, Direction.BACKWARD, item, after))
+    return _plan(spans)
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    start: int
+    stop: int
+    direction: Direction
+    item: ObjectFrames
+    anchor: int
+
+
+def _plan(spans: Iterable[_Span]) -> TrackPlan:
+    """Objects with the same ends share a run, and with it the image encoder."""
+    groups: dict[tuple[int, int, Direction], list[int]] = {}
+    anchors: set[tuple[int, int]] = set()
+    writes = 0
+    for span in spans:
+        low, high = min(span.start, span.stop), max(span.start, span.stop)
+        kept = {k for k in span.item.keyframes if low <= k <= high} | {span.anchor}
+        count = high - low + 1 - len(kept)
+        if count <= 0:
+            continue
+        writes += count
+        groups.setdefault((span.start, span.stop, span.direction), []).append(span.item.object_id)
+        if span.anchor not in span.item.keyframes:
+            anchors.add((span.item.object_id, span.anchor))
+    runs = tuple(Run(*ends, tuple(ids)) for ends, ids in groups.items())
+    everybody = tuple(sorted({object_id for run in runs for object_id in run.object_ids}))
+    return TrackPlan(runs, everybody, writes, frozenset(anchors))

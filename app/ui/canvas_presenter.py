@@ -1,0 +1,225 @@
+"""Keeps the canvas and the panels of the shown frame equal to the document.
+
+The picture comes from another thread; masks are shown for the picture that is on the screen, never for one
+that is still on its way.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+import numpy.typing as npt
+from PySide6.QtCore import QObject, QTimer, Signal
+
+from app.engine.engine import Engine
+from app.engine.frames import FrameLoader
+from app.project.changes import Change, Kind
+from app.project.model import FrameMask, MaskSource, ObjectTrack
+from app.ui.canvas.canvas import Canvas
+from app.ui.canvas.view_model import MaskLayer, PromptMark
+from app.ui.document import Document
+from app.ui.frame_panel import FrameFacts, FramePanel
+from app.ui.i18n import tr
+from app.ui.navigation import attention
+from app.ui.objects_panel import ObjectRow, ObjectsPanel
+from app.ui.settings import Settings
+from app.ui.state import Workspace
+from qcore.masks import MaskArray, Rle, decode
+
+DECODED_MASKS = 24
+
+
+class CanvasPresenter(QObject):
+    """Feeds canvas, objects panel and frame panel."""
+
+    frame_shown = Signal(int)
+
+    def __init__(
+        self,
+        canvas: Canvas,
+        objects: ObjectsPanel,
+        frame_panel: FramePanel,
+        document: Document,
+        workspace: Workspace,
+        loader: FrameLoader,
+        engine: Engine,
+        settings: Settings,
+        parent: QObject | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self._canvas = canvas
+        self._objects = objects
+        self._panel = frame_panel
+        self._document = document
+        self._workspace = workspace
+        self._engine = engine
+        self._settings = settings
+        self._decoded: OrderedDict[tuple[int, int], tuple[Rle, MaskArray]] = OrderedDict()
+        self._shown = -1
+        self._refresh = QTimer(self)
+        self._refresh.setSingleShot(True)
+        self._refresh.setInterval(0)
+        self._refresh.timeout.connect(self.refresh)
+        loader.frame_ready.connect(self._frame_ready)
+        workspace.frame_changed.connect(loader.request)
+        workspace.selection_changed.connect(self._refresh.start)
+        workspace.clip_changed.connect(self._clip_changed)
+        document.changed.connect(self._changed)
+        document.opened.connect(self._opened)
+        document.closed.connect(self._refresh.start)
+        settings.changed.connect(lambda _key, _value: self._refresh.start())
+        self._loader = loader
+
+    @property
+    def shown_frame(self) -> int:
+        """The frame on the screen; -1 without one."""
+        return self._shown
+
+    def _opened(self) -> None:
+        self._loader.request(self._workspace.frame)
+        self._refresh.start()
+
+    def _clip_changed(self) -> None:
+        self._decoded.clear()
+        self._shown = -1
+        if not self._workspace.has_clip:
+            self._canvas.set_frame(None)
+        self._refresh.start()
+
+    def _frame_ready(self, frame: int, rgb: npt.NDArray[np.uint8]) -> None:
+        if not self._document.is_open or frame >= self._workspace.frame_count:
+            return
+        self._shown = frame
+        self._canvas.set_frame(rgb)
+        self.refresh()
+        self.frame_shown.emit(frame)
+
+    def _changed(self, change: Change) -> None:
+        concerns_shown = bool({self._shown, self._workspace.frame} & change.frames)
+        if concerns_shown or change.kinds - {Kind.MASK}:
+            self._refresh.start()
+
+    def refresh(self) -> None:
+        """Show masks, prompts, objects and facts of the frame on the screen."""
+        self._refresh.stop()
+        project = self._document.project
+        if project is None:
+            self._canvas.set_layers([])
+            self._canvas.set_marks([])
+            self._canvas.set_active_object(None)
+            self._objects.set_rows([])
+            self._panel.show_facts(FrameFacts("", hint=tr("Open a video to begin.")))
+            return
+        frame = max(0, self._shown)
+        masks = {mask.object_id: mask for mask in project.masks_on(frame)}
+        layers: list[MaskLayer] = []
+        marks: list[PromptMark] = []
+        rows: list[ObjectRow] = []
+        selection = self._workspace.selection
+        for track in project.objects.values():
+            mask = masks.get(track.object_id)
+            color = self._color(track)
+            rows.append(self._row(track, color, mask))
+            if not track.visible:
+                continue
+            if mask is not None:
+                decoded = self._decode(frame, mask)
+                layers.append(
+                    MaskLayer(
+                        track.object_id, decoded, color, track.object_id in selection, mask.is_protected
+                    )
+                )
+            prompt = project.prompt(frame, track.object_id)
+            if prompt is not None and (prompt.points_xy or prompt.box_xyxy is not None):
+                marks.append(
+                    PromptMark(track.object_id, color, prompt.points_xy, prompt.labels, prompt.box_xyxy)
+                )
+        # the topmost object comes first in the project and is painted last
+        self._canvas.set_layers(layers[::-1])
+        self._canvas.set_marks(marks)
+        active = self._workspace.active
+        active_track = project.objects.get(active) if active is not None else None
+        self._canvas.set_active_object(
+            None if active_track is None else active,
+            None if active_track is None else self._color(active_track),
+        )
+        self._objects.set_rows(rows)
+        self._objects.set_selection(selection, active)
+        self._panel.show_facts(self._facts(frame, active_track, masks))
+
+    def _color(self, track: ObjectTrack) -> str:
+        project = self._document.need()
+        label = project.classes.get(track.class_id) if track.class_id is not None else None
+        if label is not None and self._settings.value("appearance.color_by_class"):
+            return label.color
+        return track.color
+
+    def _row(self, track: ObjectTrack, color: str, mask: FrameMask | None) -> ObjectRow:
+        label = self._document.need().classes.get(track.class_id) if track.class_id is not None else None
+        return ObjectRow(
+            track.object_id,
+            track.name,
+            "" if label is None else label.name,
+            color,
+            track.visible,
+            track.locked,
+            mask is not None,
+        )
+
+    def _decode(self, frame: int, mask: FrameMask) -> MaskArray:
+        key = (frame, mask.object_id)
+        known = self._decoded.get(key)
+        if known is not None and known[0] == mask.rle:
+            self._decoded.move_to_end(key)
+            return known[1]
+        decoded = decode(mask.rle)
+        self._decoded[key] = (mask.rle, decoded)
+        while len(self._decoded) > DECODED_MASKS:
+            self._decoded.popitem(last=False)
+        return decoded
+
+    def _facts(self, frame: int, track: ObjectTrack | None, masks: dict[int, FrameMask]) -> FrameFacts:
+        project = self._document.need()
+        if track is None:
+            if not project.objects:
+                return FrameFacts("", hint=tr("Click something in the picture, or drag a box around it."))
+            return FrameFacts("", hint=tr("Click or drag a box on the next object, or select one above."))
+        mask = masks.get(track.object_id)
+        if mask is None:
+            if project.prompt(frame, track.object_id) is not None:
+                return FrameFacts(track.name, hint=tr("Waiting for the model…"))
+            if self._document.masked_frames(track.object_id):
+                return FrameFacts(track.name, hint=tr("Not tracked on this frame yet: press T."))
+            return FrameFacts(track.name, hint=tr("Click it in the picture, or drag a box around it."))
+        lane = project.lane(track.object_id)
+        threshold = float(self._settings.value("review.threshold"))
+        return FrameFacts(
+            track.name,
+            _source_text(mask, project.prompt(frame, track.object_id) is not None),
+            float(lane.confidence[frame]),
+            _area_text(mask, project.size),
+            mask.reviewed,
+            bool(attention(lane, threshold)[frame]),
+            not mask.reviewed and not track.locked,
+        )
+
+
+def _source_text(mask: FrameMask, prompted: bool) -> str:
+    if mask.source is MaskSource.PROMPT or (prompted and mask.source is MaskSource.PROPAGATED):
+        text = tr("your clicks and box")
+    elif mask.source is MaskSource.EDITED:
+        text = tr("painted by hand")
+    elif mask.source is MaskSource.IMPORTED:
+        text = tr("imported")
+    else:
+        text = tr("tracked")
+    return tr("{0}, accepted").format(text) if mask.reviewed else text
+
+
+def _area_text(mask: FrameMask, size: tuple[int, int]) -> str:
+    area = mask.rle.area
+    if area == 0:
+        return tr("not in view")
+    share = 100 * area / (size[0] * size[1])
+    return tr("{0} px, {1} %").format(f"{area:,}".replace(",", "\u202f"), f"{share:.1f}")

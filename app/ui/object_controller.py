@@ -1,0 +1,296 @@
+"""What happens to whole objects: select, rename, class, colour, show, lock, delete, clear, accept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from PySide6.QtCore import QObject, QPoint, Qt, Signal
+from PySide6.QtGui import QColor, QIcon, QPainter, QPixmap
+from PySide6.QtWidgets import QColorDialog, QInputDialog, QMenu, QWidget
+
+from app.project import edits
+from app.project.changes import Change
+from app.project.errors import ProjectError
+from app.project.palette import davis_color, to_hex
+from app.project.project import Project
+from app.ui import icons, theme
+from app.ui.document import Document
+from app.ui.i18n import tr
+from app.ui.objects_panel import ObjectsPanel, Part
+from app.ui.shortcuts import ActionRegistry
+from app.ui.state import Workspace
+from qcore.masks import decode
+
+
+class ObjectController(QObject):
+    """Objects panel, its menu and the object keys."""
+
+    failed = Signal(str)
+    noticed = Signal(str)
+
+    def __init__(
+        self,
+        panel: ObjectsPanel,
+        actions: ActionRegistry,
+        document: Document,
+        workspace: Workspace,
+        window: QWidget,
+    ) -> None:
+        super().__init__(window)
+        self._panel = panel
+        self._actions = actions
+        self._document = document
+        self._workspace = workspace
+        self._window = window
+        panel.selected.connect(workspace.select)
+        panel.renamed.connect(lambda i, name: self.do(lambda p: edits.rename_object(p, i, name)))
+        panel.part_clicked.connect(self._part_clicked)
+        panel.menu_requested.connect(self.show_menu)
+        document.changed.connect(self._drop_gone)
+
+    def do(self, make: Callable[[Project], Change]) -> None:
+        """Make a change from the project and carry it out."""
+        project = self._document.project
+        if project is None:
+            return
+        try:
+            self._document.do(make(project))
+        except ProjectError as error:
+            self.failed.emit(str(error))
+
+    def do_all(self, changes: Callable[[Project], Sequence[Change]]) -> None:
+        """Several changes of different objects as one step."""
+
+        def make(project: Project) -> Change:
+            parts = list(changes(project))
+            merged = parts[0]
+            for part in parts[1:]:
+                merged = merged.followed_by(part)
+            return merged
+
+        if self._workspace.selection:
+            self.do(make)
+
+    def _drop_gone(self, _change: Change) -> None:
+        project = self._document.project
+        if project is not None and any(i not in project.objects for i in self._workspace.selection):
+            self._workspace.select([i for i in self._workspace.selection if i in project.objects])
+
+    # ---- selecting -------------------------------------------------------------------------------------
+
+    def _ids(self) -> list[int]:
+        project = self._document.project
+        return sorted(project.objects) if project is not None else []
+
+    def select_number(self, number: int) -> None:
+        """Select the object with this number."""
+        if number in self._ids():
+            self._workspace.select([number])
+        else:
+            self.noticed.emit(tr("There is no object {0}.").format(number))
+
+    def select_next(self, step: int) -> None:
+        """Go through the objects in order of their numbers."""
+        ids = self._ids()
+        if ids:
+            active = self._workspace.active
+            position = ids.index(active) + step if active in ids else (0 if step > 0 else -1)
+            self._workspace.select([ids[position % len(ids)]])
+
+    def select_all(self) -> None:
+        """Select every object."""
+        self._workspace.select(self._ids(), self._workspace.active)
+
+    def deselect(self) -> None:
+        """No object: the next click makes a new one."""
+        if self._document.is_open:
+            self._workspace.select([])
+            self.noticed.emit(tr("Click or drag a box on the next object."))
+
+    def pick(self, x: float, y: float) -> int | None:
+        """Select the topmost object at a place of the current frame."""
+        project = self._document.project
+        if project is None:
+            return None
+        for mask in project.masks_on(self._workspace.frame):
+            track = project.objects[mask.object_id]
+            if track.visible and decode(mask.rle)[int(y), int(x)]:
+                self._workspace.select([mask.object_id])
+                return mask.object_id
+        return None
+
+    # ---- the selected objects --------------------------------------------------------------------------
+
+    def rename(self) -> None:
+        """Rename the active object in place."""
+        if self._workspace.active is not None:
+            self._panel.edit_name(self._workspace.active)
+
+    def toggle_visible(self) -> None:
+        """Hide the selected objects, or show them when all are hidden."""
+        chosen = self._workspace.selection
+
+        def changes(project: Project) -> list[Change]:
+            show = not any(project.objects[i].visible for i in chosen)
+            return [edits.set_visible(project, i, show) for i in chosen]
+
+        self.do_all(changes)
+
+    def toggle_lock(self) -> None:
+        """Lock the selected objects, or unlock them when all are locked."""
+        chosen = self._workspace.selection
+
+        def changes(project: Project) -> list[Change]:
+            lock = not all(project.objects[i].locked for i in chosen)
+            return [edits.set_locked(project, i, lock) for i in chosen]
+
+        self.do_all(changes)
+
+    def remove(self) -> None:
+        """Delete the selected objects with everything that is theirs."""
+        chosen = self._workspace.selection
+        self.do_all(lambda project: [edits.remove_object(project, i) for i in chosen])
+
+    def set_class(self, class_id: int | None) -> None:
+        """Say what the selected objects are."""
+        chosen = self._workspace.selection
+        self.do_all(lambda project: [edits.set_object_class(project, i, class_id) for i in chosen])
+
+    def set_class_number(self, number: int) -> None:
+        """Give the selected objects the n-th class."""
+        project = self._document.project
+        if project is None:
+            return
+        ids = sorted(project.classes)
+        if number > len(ids):
+            self.noticed.emit(
+                tr("There is no class {0} yet: right-click an object to add classes.").format(number)
+            )
+        else:
+            self.set_class(ids[number - 1])
+
+    def new_class(self) -> None:
+        """Ask for a name, and give the selected objects the new class."""
+        project = self._document.project
+        if project is None:
+            return
+        name, accepted = QInputDialog.getText(self._window, tr("New class"), tr("Name of the class"))
+        if not accepted or not name.strip():
+            return
+        known = next((c for c in project.classes.values() if c.name == name.strip()), None)
+        if known is not None:
+            self.set_class(known.class_id)
+            return
+        color = to_hex(davis_color(project.next_class_id % 254 + 1))
+        change = edits.add_class(project, name, color)
+        command = self._document.do(change)
+        if command is None:
+            return
+        class_id = edits.added_id(change)
+        for object_id in self._workspace.selection:
+            command.extend(edits.set_object_class(project, object_id, class_id))
+
+    def choose_color(self, object_id: int) -> None:
+        """Ask for another colour."""
+        project = self._document.project
+        if project is None:
+            return
+        track = project.objects[object_id]
+        color = QColorDialog.getColor(
+            QColor(track.color), self._window, tr("Colour of {0}").format(track.name)
+        )
+        if color.isValid():
+            self.do(lambda p: edits.recolor_object(p, object_id, color.name()))
+
+    # ---- the current frame -----------------------------------------------------------------------------
+
+    def clear(self) -> None:
+        """Remove the selected objects' prompts and masks from the current frame."""
+        frame, chosen = self._workspace.frame, self._workspace.selection
+        if chosen:
+            self.do(lambda p: edits.remove_masks(p, chosen, frame, frame))
+
+    def clear_frame(self) -> None:
+        """Remove all prompts and masks of the current frame."""
+        self.do(lambda p: edits.clear_frame(p, self._workspace.frame))
+
+    def clear_tracked(self) -> None:
+        """Remove the selected objects' tracked masks within the range; keyframes stay."""
+        chosen, (low, high) = self._workspace.selection, self._workspace.span
+        if chosen:
+            self.do(lambda p: edits.remove_masks(p, chosen, low, high, keep_protected=True))
+
+    def accept(self) -> None:
+        """Accept the masks of the selected objects on the current frame, of all without a selection."""
+        frame = self._workspace.frame
+        chosen = self._workspace.selection or None
+
+        def make(project: Project) -> Change:
+            change = edits.accept(project, [frame], chosen)
+            if change.is_empty:
+                self.noticed.emit(tr("There is nothing to accept on this frame."))
+            return change
+
+        self.do(make)
+
+    # ---- mouse -----------------------------------------------------------------------------------------
+
+    def _part_clicked(self, object_id: int, part: Part) -> None:
+        project = self._document.project
+        if project is None or object_id not in project.objects:
+            return
+        track = project.objects[object_id]
+        if part is Part.COLOR:
+            self.choose_color(object_id)
+        elif part is Part.VISIBLE:
+            self.do(lambda p: edits.set_visible(p, object_id, not track.visible))
+        elif part is Part.LOCK:
+            self.do(lambda p: edits.set_locked(p, object_id, not track.locked))
+
+    def show_menu(self, place: QPoint, object_id: int) -> None:
+        """The menu of an object."""
+        if object_id not in self._workspace.selection:
+            self._workspace.select([object_id])
+        menu = self.build_menu(object_id)
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        menu.popup(place)
+
+    def build_menu(self, object_id: int) -> QMenu:
+        """Everything that can be done to an object, with classes."""
+        project = self._document.need()
+        menu = QMenu(self._window)
+        menu.addAction(self._actions["object.rename"])
+        classes = menu.addMenu(icons.icon("class"), tr("Class"))
+        present = project.objects[object_id].class_id
+        for label in project.classes.values():
+            action = classes.addAction(_swatch(label.color), label.name)
+            action.setCheckable(True)
+            action.setChecked(label.class_id == present)
+            action.triggered.connect(lambda _=False, chosen=label.class_id: self.set_class(chosen))
+        if project.classes:
+            none = classes.addAction(tr("No class"))
+            none.triggered.connect(lambda: self.set_class(None))
+            classes.addSeparator()
+        classes.addAction(icons.icon("add"), tr("New class…")).triggered.connect(lambda: self.new_class())
+        menu.addAction(icons.icon("color"), tr("Colour…")).triggered.connect(
+            lambda: self.choose_color(object_id)
+        )
+        menu.addSeparator()
+        for action_id in ("object.visible", "object.lock"):
+            menu.addAction(self._actions[action_id])
+        menu.addSeparator()
+        for action_id in ("edit.clear", "edit.clear_tracked", "object.remove"):
+            menu.addAction(self._actions[action_id])
+        return menu
+
+
+def _swatch(color: str) -> QIcon:
+    picture = QPixmap(32, 32)
+    picture.fill(QColor(0, 0, 0, 0))
+    painter = QPainter(picture)
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    painter.setPen(QColor(0, 0, 0, 0))
+    painter.setBrush(QColor(theme.display_color(color)))
+    painter.drawRoundedRect(4, 4, 24, 24, 6, 6)
+    painter.end()
+    return QIcon(picture)

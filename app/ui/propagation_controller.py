@@ -1,0 +1,335 @@
+"""Tracking from the user's side: what would be tracked and how long it takes, live masks, stop, repair."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PySide6.QtCore import QObject, QTimer, Signal
+
+from app.engine.engine import Engine
+from app.engine.plan import ObjectFrames, TrackPlan, plan_repair, plan_tracking
+from app.engine.records import ModelPhase, Phase, TaskState
+from app.engine.workbench import Condition, Key, Timing
+from app.project.errors import ProjectError
+from app.project.lanes import LaneCell
+from app.project.model import Provenance
+from app.project.propagation import PropagationPass
+from app.ui.document import Document
+from app.ui.i18n import duration_phrase, frames_phrase, objects_phrase, tr
+from app.ui.prompt_controller import conditions_of
+from app.ui.settings import Settings
+from app.ui.state import Workspace
+from app.ui.undo import PassCommand
+from qcore import __version__
+from qcore.masks import Rle
+from qcore.tracking.types import Direction, MaskResult
+
+log = logging.getLogger(__name__)
+
+REFRESH_MS = 120
+
+
+@dataclass(slots=True)
+class _Running:
+    task: int
+    results: PropagationPass
+    plan: TrackPlan
+    title: str
+    command: PassCommand | None = None
+    stored: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the primary button says."""
+
+    text: str
+    enabled: bool
+    tip: str = ""
+
+
+def estimate_s(plan: TrackPlan, timing: Timing, encoded: npt.NDArray[np.bool_] | None) -> float | None:
+    """Seconds a plan will take by what frames cost so far; None while nothing was measured."""
+    if timing.encode_s is None:
+        return None
+    frames = plan.frames()
+    if encoded is None:
+        missing = len(frames)
+    else:
+        missing = sum(1 for f in frames if f >= len(encoded) or not encoded[f])
+    # before anything was tracked: tracking one object costs about as much as encoding
+    track_s = timing.encode_s if timing.track_s is None else timing.track_s
+    return missing * timing.encode_s + plan.writes * track_s
+
+
+class PropagationController(QObject):
+    """Plans, starts and receives propagations; at most one runs."""
+
+    offer_changed = Signal(object)
+    """`Offer` for the primary button."""
+    failed = Signal(str)
+    finished = Signal(str)
+    """A propagation ended well or was stopped: one sentence."""
+    frame_tracked = Signal(int)
+    """A frame of the running propagation is done, for following it."""
+
+    def __init__(
+        self,
+        document: Document,
+        workspace: Workspace,
+        engine: Engine,
+        settings: Settings,
+        parent: QObject | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self._document = document
+        self._workspace = workspace
+        self._engine = engine
+        self._settings = settings
+        self._running: _Running | None = None
+        self._encoded: npt.NDArray[np.bool_] | None = None
+        self._refresh = QTimer(self)
+        self._refresh.setSingleShot(True)
+        self._refresh.setInterval(REFRESH_MS)
+        self._refresh.timeout.connect(self.refresh)
+        engine.masks_tracked.connect(self._store)
+        engine.task_changed.connect(self._task_changed)
+        engine.encoded_changed.connect(self._encoded_changed)
+        engine.model_changed.connect(lambda _state: self.refresh())
+        document.changed.connect(lambda _change: self._refresh_soon())
+        document.opened.connect(self.refresh)
+        document.closing.connect(self.stop)
+        document.closed.connect(self.refresh)
+        workspace.frame_changed.connect(lambda _frame: self._refresh_soon())
+        workspace.selection_changed.connect(self._refresh_soon)
+        workspace.range_changed.connect(self._refresh_soon)
+
+    @property
+    def is_running(self) -> bool:
+        """True between start and end of a propagation."""
+        return self._running is not None
+
+    # ---- planning --------------------------------------------------------------------------------------
+
+    def _object_frames(self, object_ids: list[int]) -> list[ObjectFrames]:
+        return [
+            ObjectFrames(i, self._document.keyframes(i), self._document.masked_frames(i)) for i in object_ids
+        ]
+
+    def plan(self, direction: Direction, frame_limit: int | None = None) -> TrackPlan:
+        """What tracking in a direction would do from the current frame.
+
+        Several selected objects are tracked and no others. With one selected, it is tracked together with
+        every other object that has frames without a mask there.
+        """
+        low, high = self._workspace.span
+        current = self._workspace.frame
+        if frame_limit is not None:
+            if direction is Direction.BACKWARD:
+                low = max(low, current - frame_limit)
+            else:
+                high = min(high, current + frame_limit)
+        chosen = self._document.trackable()
+        selection = self._workspace.selection
+        if len(selection) > 1:
+            chosen = [i for i in chosen if i in selection]
+        whole = plan_tracking(self._object_frames(chosen), direction, current, low, high)
+        if len(selection) > 1 or not whole.runs:
+            return whole
+        wanted = [i for i in whole.object_ids if i == self._workspace.active or self._has_gap(i, whole)]
+        if not wanted:
+            wanted = list(whole.object_ids)
+        return plan_tracking(self._object_frames(wanted), direction, current, low, high)
+
+    def _has_gap(self, object_id: int, plan: TrackPlan) -> bool:
+        cells = self._document.need().lane(object_id).cells
+        return any(
+            bool((cells[run.low : run.high + 1] == LaneCell.NONE).any())
+            for run in plan.runs
+            if object_id in run.object_ids
+        )
+
+    def primary_plan(self) -> TrackPlan:
+        """What the primary button does: forward, or else whatever is left to do."""
+        for direction in (Direction.FORWARD, Direction.BACKWARD):
+            plan = self.plan(direction)
+            if not plan.is_empty:
+                return plan
+        return self.plan(Direction.BOTH)
+
+    def offer(self) -> Offer:
+        """The primary button's words at this moment."""
+        if self._running is not None:
+            return Offer(tr("Stop tracking"), True, tr("The masks found so far stay"))
+        if not self._document.is_open:
+            return Offer(tr("Track"), False)
+        phase = self._engine.model.phase
+        if phase is ModelPhase.FAILED:
+            return Offer(tr("Track"), False, self._engine.model.message)
+        if not self._document.trackable():
+            return Offer(tr("Track"), False, tr("First click or drag a box on something that is not locked"))
+        plan = self.primary_plan()
+        if plan.is_empty:
+            return Offer(tr("Nothing left to track here"), False)
+        text = _describe(plan)
+        seconds = estimate_s(plan, self._engine.timing, self._encoded)
+        if phase is not ModelPhase.READY:
+            return Offer(text, False, tr("The model is still loading"))
+        if seconds is not None:
+            text = tr("{0}, about {1}").format(text, duration_phrase(seconds))
+        return Offer(text, True, tr("T: forward, Shift+T: backward, Ctrl+T: both ways, R: repair the span"))
+
+    def refresh(self) -> None:
+        """Work the primary button's words out again."""
+        self._refresh.stop()
+        self.offer_changed.emit(self.offer())
+
+    def _refresh_soon(self) -> None:
+        if not self._refresh.isActive():
+            self._refresh.start()
+
+    def _encoded_changed(self, flags: npt.NDArray[np.bool_] | None) -> None:
+        self._encoded = flags
+        self._refresh_soon()
+
+    # ---- starting --------------------------------------------------------------------------------------
+
+    def primary(self) -> None:
+        """The primary button was pressed."""
+        if self._running is not None:
+            self.stop()
+        elif self._document.is_open:
+            self._start(self.primary_plan())
+
+    def track(self, direction: Direction, frame_limit: int | None = None) -> None:
+        """Track in a direction, at most some frames far."""
+        if self._document.is_open and self._may_start():
+            self._start(self.plan(direction, frame_limit))
+
+    def repair(self) -> None:
+        """Track again only between the keyframes around the current frame."""
+        if not self._document.is_open or not self._may_start():
+            return
+        selection = self._workspace.selection
+        chosen = self._document.trackable(list(selection) if selection else None)
+        plan = plan_repair(self._object_frames(chosen), self._workspace.frame, self._workspace.frame_count)
+        if plan.is_empty:
+            self.failed.emit(tr("There is nothing to repair: correct the object on this frame first."))
+            return
+        self._start(plan, tr("Repair"))
+
+    def _may_start(self) -> bool:
+        if self._running is not None:
+            self.failed.emit(tr("Tracking is running already."))
+            return False
+        return True
+
+    def _start(self, plan: TrackPlan, verb: str = "") -> None:
+        if self._engine.model.phase is ModelPhase.FAILED:
+            self.failed.emit(self._engine.model.message)
+            return
+        if plan.is_empty:
+            if not self._document.trackable():
+                self.failed.emit(tr("Nothing to track yet: click or drag a box on something first."))
+            else:
+                self.failed.emit(tr("Nothing to track that way: everything there is a keyframe, or outside."))
+            return
+        project = self._document.need()
+        title = _describe(plan, verb)
+        conditions: dict[Key, Condition] = {}
+        for object_id in plan.object_ids:
+            conditions.update(conditions_of(self._document, object_id))
+        anchors: dict[Key, Rle] = {}
+        for object_id, frame in plan.anchors:
+            mask = project.mask(frame, object_id)
+            if mask is not None:
+                anchors[(object_id, frame)] = mask.rle
+        try:
+            self._note_provenance()
+        except ProjectError as error:
+            self.failed.emit(str(error))
+            return
+        task = self._engine.track(title, plan, conditions, anchors)
+        self._running = _Running(task, PropagationPass(project, title), plan, title)
+        self.refresh()
+
+    def _note_provenance(self) -> None:
+        model = self._engine.model
+        self._document.need().record_provenance(
+            Provenance(model.model_id, model.precision, tool_version=__version__)
+        )
+
+    def set_paused(self, paused: bool) -> None:
+        """Hold the propagation, or let it go on."""
+        if self._running is not None:
+            self._engine.set_paused(self._running.task, paused)
+
+    def toggle_pause(self) -> None:
+        """Hold the propagation if it runs, let it go on if it is held."""
+        if self._running is not None:
+            states = {s.task_id: s for s in self._engine.running_tasks}
+            state = states.get(self._running.task)
+            if state is not None:
+                self.set_paused(state.phase is not Phase.PAUSED)
+
+    def stop(self) -> None:
+        """End the propagation now; what was found stays."""
+        running = self._running
+        if running is not None:
+            self._engine.cancel(running.task)
+            self._end(running, tr("Stopped: {0} masks kept.").format(running.stored))
+
+    # ---- results ---------------------------------------------------------------------------------------
+
+    def _store(self, task: int, results: tuple[MaskResult, ...]) -> None:
+        running = self._running
+        if running is None or running.task != task:
+            return  # it was stopped; what still arrives is not wanted
+        fresh = [r for r in results if (r.object_id, r.frame_index) not in running.plan.anchors]
+        try:
+            part = running.results.store(fresh)
+        except ProjectError as error:
+            self._engine.cancel(task)
+            self._end(running, "")
+            self.failed.emit(str(error))
+            return
+        if not part.is_empty and running.command is None:
+            running.command = PassCommand(
+                self._document.need(), running.results, running.title, self.stop, self._document.refuse
+            )
+            self._document.undo_stack.push(running.command)
+        running.stored += len(part)
+        for result in results:
+            self.frame_tracked.emit(result.frame_index)
+
+    def _task_changed(self, state: TaskState) -> None:
+        running = self._running
+        if running is None or state.task_id != running.task or not state.phase.is_over:
+            return
+        if state.phase is Phase.FAILED:
+            self._end(running, "")
+            self.failed.emit(state.message)
+        elif state.phase is Phase.CANCELLED:
+            self._end(running, tr("Stopped: {0} masks kept.").format(running.stored))
+        else:
+            self._end(running, tr("{0}: done.").format(running.title))
+
+    def _end(self, running: _Running, text: str) -> None:
+        self._running = None
+        try:
+            running.results.finish()
+        except ProjectError as error:
+            self.failed.emit(str(error))
+            text = ""
+        self.refresh()
+        if text:
+            self.finished.emit(text)
+
+
+def _describe(plan: TrackPlan, verb: str = "") -> str:
+    return tr("{0} {1}, {2}").format(
+        verb or tr("Track"), objects_phrase(len(plan.object_ids)), frames_phrase(plan.low, plan.high)
+    )

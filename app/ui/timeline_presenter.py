@@ -1,0 +1,107 @@
+"""Keeps the timeline equal to the document, often enough to look live and seldom enough to cost nothing."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QObject, QTimer
+
+from app.engine.engine import Engine
+from app.project.changes import Change
+from app.ui.document import Document
+from app.ui.settings import Settings
+from app.ui.state import Workspace
+from app.ui.timeline.timeline import Timeline
+from app.ui.timeline.view_model import Lane
+
+REFRESH_MS = 100
+
+
+class TimelinePresenter(QObject):
+    """Feeds the timeline and passes on what the user does to it."""
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        document: Document,
+        workspace: Workspace,
+        engine: Engine,
+        settings: Settings,
+        parent: QObject | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self._timeline = timeline
+        self._document = document
+        self._workspace = workspace
+        self._settings = settings
+        self._lanes: dict[int, Lane] = {}
+        self._stale: set[int] | None = None
+        """Objects whose arrays must be read again; None = all."""
+        self._refresh = QTimer(self)
+        self._refresh.setSingleShot(True)
+        self._refresh.setInterval(REFRESH_MS)
+        self._refresh.timeout.connect(self.refresh)
+        workspace.clip_changed.connect(self._clip_changed)
+        workspace.frame_changed.connect(timeline.set_current)
+        workspace.selection_changed.connect(self._soon)
+        workspace.range_changed.connect(lambda: timeline.set_range(*workspace.marks))
+        document.changed.connect(self._changed)
+        document.opened.connect(self._all)
+        document.closed.connect(self._all)
+        settings.changed.connect(lambda _key, _value: self._all())
+        engine.encoded_changed.connect(self._encoded)
+        timeline.frame_requested.connect(workspace.go_to)
+        timeline.range_changed.connect(workspace.set_range)
+        timeline.object_selected.connect(lambda object_id: workspace.select([object_id]))
+
+    def _clip_changed(self) -> None:
+        self._timeline.set_clip(self._workspace.frame_count, self._workspace.fps)
+        self._all()
+
+    def _encoded(self, flags: object) -> None:
+        if flags is not None and len(flags) == self._workspace.frame_count:  # type: ignore[arg-type]
+            self._timeline.set_encoded(flags)
+
+    def _changed(self, change: Change) -> None:
+        if self._stale is not None:
+            self._stale |= change.object_ids
+        self._soon()
+
+    def _all(self) -> None:
+        self._stale = None
+        self._soon()
+
+    def _soon(self) -> None:
+        if not self._refresh.isActive():
+            self._refresh.start()
+
+    def refresh(self) -> None:
+        """Read what changed and show it."""
+        self._refresh.stop()
+        project = self._document.project
+        if project is None:
+            self._lanes.clear()
+            self._stale = set()
+            self._timeline.set_lanes([])
+            return
+        by_class = self._settings.value("appearance.color_by_class")
+        lanes: dict[int, Lane] = {}
+        for track in sorted(project.objects.values(), key=lambda t: t.object_id):
+            known = self._lanes.get(track.object_id)
+            if known is None or self._stale is None or track.object_id in self._stale:
+                arrays = project.lane(track.object_id)
+                cells, confidence, reviewed = arrays.cells, arrays.confidence, arrays.reviewed
+            else:
+                cells, confidence, reviewed = known.cells, known.confidence, known.reviewed
+            label = project.classes.get(track.class_id) if track.class_id is not None else None
+            lanes[track.object_id] = Lane(
+                track.object_id,
+                track.name,
+                label.color if by_class and label is not None else track.color,
+                cells,
+                confidence,
+                reviewed,
+                track.object_id in self._workspace.selection,
+                track.visible,
+            )
+        self._lanes = lanes
+        self._stale = set()
+        self._timeline.set_lanes(list(lanes.values()))

@@ -1,0 +1,188 @@
+"""Everything of the window that asks: file choosers, settings, keys, models, relinking, about.
+
+Asking is here, doing is in the controllers: none of these methods changes the document itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QObject, Qt, QUrl
+from PySide6.QtGui import QDesktopServices
+from PySide6.QtWidgets import QDialog, QFileDialog, QMessageBox
+
+from app.project.video_link import SUFFIX
+from app.ui.command_palette import CommandPalette
+from app.ui.document_controller import VIDEO_SUFFIXES
+from app.ui.i18n import tr
+from app.ui.keys_dialog import KeysDialog
+from app.ui.models import model_choices
+from app.ui.settings_dialog import SettingsDialog
+from qcore import __version__
+
+if TYPE_CHECKING:
+    from app.ui.main_window import MainWindow
+
+
+class WindowDialogs(QObject):
+    """The questions of one main window."""
+
+    def __init__(self, window: MainWindow) -> None:
+        super().__init__(window)
+        self._window = window
+        self._open: dict[str, QDialog] = {}
+        self._palette: CommandPalette | None = None
+
+    # ---- files -----------------------------------------------------------------------------------------
+
+    def _folder(self) -> str:
+        project = self._window.document.project
+        if project is not None:
+            return str(Path(project.video.path).parent)
+        recent = self._window.settings.recent
+        return str(Path(recent[0]).parent) if recent else str(Path.home())
+
+    def choose_file(self) -> None:
+        """Ask for a video or project and open it."""
+        patterns = " ".join(f"*{suffix}" for suffix in (*VIDEO_SUFFIXES, SUFFIX))
+        path, _ = QFileDialog.getOpenFileName(
+            self._window,
+            tr("Open a video or project"),
+            self._folder(),
+            f"{tr('Videos and projects')} ({patterns});;{tr('All files')} (*)",
+        )
+        if path:
+            self._window.documents.open(path)
+
+    def choose_folder(self) -> None:
+        """Ask for a folder of frames and open it."""
+        path = QFileDialog.getExistingDirectory(self._window, tr("Open a folder of frames"), self._folder())
+        if path:
+            self._window.documents.open(path)
+
+    def relink(self) -> None:
+        """Ask where the open project's video is."""
+        project = self._window.document.project
+        if project is not None:
+            path = self._choose_video(project.video.path)
+            if path:
+                self._window.documents.relink(path)
+
+    def ask_for_video(self, remembered: str) -> None:
+        """A project's video is gone: ask for it, or give up."""
+        box = QMessageBox(self._window)
+        box.setIcon(QMessageBox.Icon.Question)
+        box.setWindowTitle(tr("Where is the video?"))
+        box.setText(tr("“{0}” is not where it was.").format(Path(remembered).name))
+        box.setInformativeText(tr("It was last seen at {0}. The annotations are safe.").format(remembered))
+        find_file = box.addButton(tr("Find the file…"), QMessageBox.ButtonRole.AcceptRole)
+        find_folder = box.addButton(tr("Find the folder…"), QMessageBox.ButtonRole.AcceptRole)
+        box.addButton(tr("Not now"), QMessageBox.ButtonRole.RejectRole)
+        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        box.setObjectName("relink")
+
+        def answered() -> None:
+            clicked = box.clickedButton()
+            path = ""
+            if clicked is find_file:
+                path = self._choose_video(remembered)
+            elif clicked is find_folder:
+                path = QFileDialog.getExistingDirectory(
+                    self._window, tr("Where are the frames?"), str(Path(remembered).parent)
+                )
+            if path:
+                self._window.documents.relink(path)
+            else:
+                self._window.documents.give_up()
+
+        box.finished.connect(lambda _result: answered())
+        box.open()
+
+    def _choose_video(self, remembered: str) -> str:
+        name = Path(remembered).name
+        path, _ = QFileDialog.getOpenFileName(
+            self._window,
+            tr("Where is “{0}”?").format(name),
+            str(Path(remembered).parent),
+            f"{name} ({name});;{tr('All files')} (*)",
+        )
+        return path
+
+    # ---- windows of their own --------------------------------------------------------------------------
+
+    def _show(self, name: str, dialog: QDialog) -> None:
+        """Show a dialog beside the window, at most one of a kind."""
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.destroyed.connect(lambda: self._open.pop(name, None))
+        self._open[name] = dialog
+        dialog.show()
+
+    def _raise(self, name: str) -> bool:
+        dialog = self._open.get(name)
+        if dialog is None:
+            return False
+        dialog.raise_()
+        dialog.activateWindow()
+        return True
+
+    def show_settings(self, search: str = "") -> None:
+        """The settings, narrowed to some words."""
+        if not self._raise("settings"):
+            dialog = SettingsDialog(self._window.settings, lambda _key: model_choices(), self._window)
+            self._show("settings", dialog)
+        shown = self._open["settings"]
+        if search and isinstance(shown, SettingsDialog):
+            shown.search.setText(search)
+
+    def show_models(self) -> None:
+        """Where the model and the device are chosen."""
+        self.show_settings(tr("Tracking"))
+
+    def show_keys(self) -> None:
+        """The cheat-sheet."""
+        if not self._raise("keys"):
+            self._show("keys", KeysDialog(self._window.actions_table, self._window))
+
+    def show_palette(self) -> None:
+        """Search actions."""
+        if self._palette is None:
+            self._palette = CommandPalette(self._window.actions_table, self._window)
+        self._palette.open()
+
+    def open_log_folder(self) -> None:
+        """Show the log files in the file manager."""
+        from app.ui.application import log_folder
+
+        QDesktopServices.openUrl(QUrl.fromLocalFile(str(log_folder())))
+
+    def show_about(self) -> None:
+        """Name, version, licence."""
+        box = QMessageBox(self._window)
+        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        box.setWindowTitle(tr("About"))
+        box.setIconPixmap(self._window.windowIcon().pixmap(64, 64))
+        box.setText(f"<b>Q-MiniSAM2 Annotator</b> {__version__}")
+        box.setInformativeText(
+            tr("Annotate video with a SAM 2 that is quantized on your own clips.") + "\n" + tr("Apache-2.0.")
+        )
+        box.open()
+
+    def choose_import(self) -> None:
+        """Ask for annotations to bring in."""
+
+    def show_export(self) -> None:
+        """Ask what to write, and where."""
+
+    def pause_task(self, task: int, paused: bool) -> bool:
+        """Pause one of this object's own tasks; False when the task is not one."""
+        return False
+
+    def cancel_task(self, task: int) -> bool:
+        """Cancel one of this object's own tasks; False when the task is not one."""
+        return False
+
+    def stop(self) -> None:
+        """The window closes: nothing of this stays open."""
+        for dialog in list(self._open.values()):
+            dialog.close()

@@ -1,0 +1,88 @@
+"""What a propagation visits, against a brute-force reading of the rules."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+from hypothesis import given
+
+from app.engine.plan import ObjectFrames, plan_repair, plan_tracking
+from qcore.tracking.types import Direction
+
+N = 30
+frame_sets = st.lists(st.integers(0, N - 1), unique=True, max_size=6).map(sorted)
+
+
+def one(keys, masked=()):
+    return [ObjectFrames(1, sorted(keys), sorted(masked))]
+
+
+def test_forward_from_the_prompt_covers_the_rest_of_the_clip():
+    plan = plan_tracking(one([0]), Direction.FORWARD, 0, 0, N - 1)
+    assert [(r.start, r.stop, r.direction) for r in plan.runs] == [(0, N - 1, Direction.FORWARD)]
+    assert plan.writes == N - 1
+    assert not plan.anchors
+
+
+def test_forward_goes_on_from_a_tracked_frame_and_keeps_its_mask():
+    plan = plan_tracking(one([0], range(12)), Direction.FORWARD, 8, 0, N - 1)
+    assert (plan.low, plan.high) == (8, N - 1)
+    assert plan.anchors == {(1, 8)}
+    assert plan.writes == N - 1 - 8
+
+
+def test_backward_from_a_later_keyframe_reaches_the_first_frame():
+    plan = plan_tracking(one([20]), Direction.BACKWARD, 25, 0, N - 1)
+    assert [(r.start, r.stop, r.direction) for r in plan.runs] == [(20, 0, Direction.BACKWARD)]
+
+
+def test_a_range_limits_it_and_a_range_without_keyframe_is_nothing_to_do():
+    assert plan_tracking(one([5]), Direction.FORWARD, 5, 3, 9).high == 9
+    assert plan_tracking(one([5]), Direction.FORWARD, 12, 10, 20).is_empty
+
+
+def test_objects_with_the_same_ends_share_a_run():
+    both = [ObjectFrames(1, [0]), ObjectFrames(2, [0]), ObjectFrames(3, [4])]
+    plan = plan_tracking(both, Direction.FORWARD, 4, 0, 9)
+    assert sorted(r.object_ids for r in plan.runs) == [(1, 2), (3,)]
+    assert plan.object_ids == (1, 2, 3)
+
+
+def test_repair_around_a_correction_stops_short_of_the_neighbouring_keyframes():
+    plan = plan_repair(one([3, 10, 22]), 10, N)
+    assert {(r.start, r.stop, r.direction) for r in plan.runs} == {
+        (10, 21, Direction.FORWARD),
+        (10, 4, Direction.BACKWARD),
+    }
+    assert plan.writes == 11 + 6
+
+
+def test_repair_between_keyframes_meets_in_the_middle():
+    plan = plan_repair(one([3, 22]), 10, N)
+    assert [(r.start, r.stop, r.direction) for r in plan.runs] == [(3, 22, Direction.BOTH)]
+    assert plan.writes == 18
+
+
+@given(frame_sets, frame_sets, st.integers(0, N - 1), st.sampled_from(list(Direction)))
+def test_a_plan_writes_exactly_the_visited_frames_that_are_no_keyframes(keys, masked, current, direction):
+    plan = plan_tracking(one(keys, masked), direction, current, 0, N - 1)
+    visited = set()
+    for run in plan.runs:
+        visited |= set(range(run.low, run.high + 1))
+    anchors = {frame for _, frame in plan.anchors}
+    assert plan.writes == len(visited - set(keys) - anchors)
+    assert anchors.isdisjoint(keys)
+    if plan.runs:
+        starts = {run.start for run in plan.runs}
+        if direction is not Direction.BOTH:
+            assert starts <= set(keys) | set(masked)
+            beyond = [f for f in visited if (f < min(starts)) == (direction is Direction.FORWARD)]
+            assert direction is Direction.BACKWARD or not beyond
+
+
+@given(frame_sets.filter(bool), st.integers(0, N - 1))
+def test_repair_never_touches_what_lies_beyond_the_neighbouring_keyframes(keys, current):
+    plan = plan_repair(one(keys), current, N)
+    before = max((k for k in keys if k < current), default=0)
+    after = min((k for k in keys if k > current), default=N - 1)
+    for run in plan.runs:
+        assert before <= run.low <= run.high <= after
