@@ -102,7 +102,7 @@ class Playback(QObject):
                 self.stop()
                 return
             self._restart(self._low)
-            frame = self._low
+            self._frame, frame = -1, self._low
         self._go(min(frame, self._high))
 
     def _go(self, frame: int) -> None:

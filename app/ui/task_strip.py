@@ -26,6 +26,7 @@ class TaskStrip(QWidget):
         self._layout.setContentsMargins(0, 0, 0, 0)
         self._layout.setSpacing(0)
         self._rows: dict[int, _Row] = {}
+        self._spare: list[_Row] = []
         self._linger = QTimer(self)
         self._linger.setSingleShot(True)
         self._linger.timeout.connect(self._drop_finished)
@@ -37,11 +38,9 @@ class TaskStrip(QWidget):
         if row is None:
             if state.phase.is_over:
                 return
-            row = _Row(self)
-            row.pause.clicked.connect(lambda: self._toggle(state.task_id))
-            row.cancel.clicked.connect(lambda: self.cancel_requested.emit(state.task_id))
+            row = self._spare.pop() if self._spare else self._new_row()
             self._rows[state.task_id] = row
-            self._layout.addWidget(row)
+            row.show()
             self.show()
         row.update_from(state)
         if state.phase.is_over:
@@ -52,17 +51,26 @@ class TaskStrip(QWidget):
         """What is shown, oldest first."""
         return [row.state for row in self._rows.values() if row.state is not None]
 
-    def _toggle(self, task_id: int) -> None:
-        state = self._rows[task_id].state
-        if state is not None:
-            self.pause_requested.emit(task_id, state.phase is not Phase.PAUSED)
+    def _new_row(self) -> _Row:
+        row = _Row(self)
+        row.pause.clicked.connect(lambda: self._toggle(row))
+        row.cancel.clicked.connect(lambda: self._cancel(row))
+        self._layout.addWidget(row)
+        return row
+
+    def _toggle(self, row: _Row) -> None:
+        if row.state is not None:
+            self.pause_requested.emit(row.state.task_id, row.state.phase is not Phase.PAUSED)
+
+    def _cancel(self, row: _Row) -> None:
+        if row.state is not None:
+            self.cancel_requested.emit(row.state.task_id)
 
     def _drop_finished(self) -> None:
         for task_id, row in list(self._rows.items()):
             if row.state is not None and row.state.phase.is_over:
-                self._layout.removeWidget(row)
-                row.deleteLater()
-                del self._rows[task_id]
+                row.hide()
+                self._spare.append(self._rows.pop(task_id))
         self.setVisible(bool(self._rows))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 from PySide6.QtCore import QObject, QTimer
 
 from app.engine.engine import Engine
@@ -56,8 +58,8 @@ class TimelinePresenter(QObject):
         self._timeline.set_clip(self._workspace.frame_count, self._workspace.fps)
         self._all()
 
-    def _encoded(self, flags: object) -> None:
-        if flags is not None and len(flags) == self._workspace.frame_count:  # type: ignore[arg-type]
+    def _encoded(self, flags: npt.NDArray[np.bool_] | None) -> None:
+        if flags is not None and len(flags) == self._workspace.frame_count:
             self._timeline.set_encoded(flags)
 
     def _changed(self, change: Change) -> None:
