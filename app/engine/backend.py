@@ -105,13 +105,15 @@ class QcoreBackend:
 
         from qcore.models import load_model
         from qcore.models.registry import model_statuses
+        from qcore.runtime import lower
 
         chosen = _choose_device(device)
         model = load_model(model_id, device=chosen, dtype=torch.float32)
+        kernels = lower(model)
         known = {row.id: row for row in model_statuses()}
         title = known[model_id].title if model_id in known else model_id
         precision = known[model_id].precision if model_id in known else "fp32"
-        return LoadedModel(model, model_id, title, _device_title(chosen), precision)
+        return LoadedModel(model, model_id, title, _device_title(chosen, kernels.precision), precision)
 
     def open_session(self, loaded: LoadedModel, frames: Any, recall: Recall) -> TrackingSession:
         """See `Backend.open_session`."""
@@ -140,9 +142,10 @@ def _choose_device(wanted: str) -> str:
     return "cpu"
 
 
-def _device_title(device: str) -> str:
+def _device_title(device: str, arithmetic: str) -> str:
     import torch
 
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    return {"cpu": f"CPU, {torch.get_num_threads()} threads", "mps": "Apple GPU"}.get(device, device)
+    names = {"cpu": f"CPU {arithmetic}, {torch.get_num_threads()} threads", "mps": "Apple GPU"}
+    return names.get(device, device)
