@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import qtawesome
-from PySide6.QtCore import QPoint, QRect, QRectF, QSize, Qt
+from PySide6.QtCore import QLibraryInfo, QPoint, QRect, QRectF, QSize, Qt, QVersionNumber
 from PySide6.QtGui import QIcon, QIconEngine, QImage, QPainter, QPixmap
 from PySide6.QtSvg import QSvgRenderer
 
@@ -109,6 +109,10 @@ APP_ICON_SIZES = (16, 24, 32, 48, 64, 128, 256)
 """Edge lengths in pixels that the application icon carries."""
 
 
+# Before Qt 6.8, an icon engine was asked for a size in screen pixels.
+_SIZE_IS_LOGICAL = QLibraryInfo.version() >= QVersionNumber(6, 8)
+
+
 @lru_cache(maxsize=512)
 def _glyph(glyph: str, color: str) -> QIcon:
     result: QIcon = qtawesome.icon(glyph, color=color)
@@ -139,7 +143,9 @@ class _GlyphEngine(QIconEngine):
         return self.scaledPixmap(size, mode, state, 1.0)
 
     def scaledPixmap(self, size: QSize, mode: QIcon.Mode, state: QIcon.State, scale: float) -> QPixmap:
-        """As `pixmap`; ``size`` is in device pixels."""
+        """As `pixmap`, for a screen with ``scale`` pixels to a logical one."""
+        if _SIZE_IS_LOGICAL:
+            size = QSize(round(size.width() * scale), round(size.height() * scale))
         image = QImage(size, QImage.Format.Format_ARGB32_Premultiplied)
         image.fill(Qt.GlobalColor.transparent)
         painter = QPainter(image)
@@ -168,7 +174,7 @@ def icon(name: str, role: str = "text") -> QIcon:
 
 def app_icon() -> QIcon:
     """The program's own icon, in all usual sizes."""
-    renderer = QSvgRenderer(resource_path("icons/app.svg").as_posix())
+    renderer = QSvgRenderer(resource_path("icons/qminisam2.svg").as_posix())
     result = QIcon()
     for side in APP_ICON_SIZES:
         image = QImage(side, side, QImage.Format.Format_ARGB32_Premultiplied)

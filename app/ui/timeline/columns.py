@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,8 @@ class Bins:
 def bins(axis: TimeAxis, ratio: float) -> Bins:
     """The columns of an axis up to the end of the clip; ``ratio`` is the device pixel ratio."""
     per_frame = axis.px_per_frame * ratio
-    columns = int(min(axis.width * ratio, max((axis.frame_count - axis.first) * per_frame, 0)) + 0.5)
+    # The last column may reach beyond the edge: without it the last frames would be nowhere.
+    columns = math.ceil(min(axis.width * ratio, (axis.frame_count - axis.first) * per_frame) - 1e-6)
     if axis.frame_count == 0 or columns <= 0:
         return Bins(np.zeros(0, np.intp), 0, True)
     is_gather = per_frame >= 1.0

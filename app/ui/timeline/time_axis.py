@@ -67,12 +67,12 @@ class TimeAxis:
         """Scrolled by a page, and only if needed, so that a frame is in view."""
         if self.first <= frame and frame + 1 <= self.first + self.visible_frames:
             return self
-        margin = self.visible_frames * 0.1
+        margin = min(self.visible_frames * 0.1, max(self.visible_frames - 1, 0.0))
         if frame < self.first and frame > self.first - self.visible_frames * 0.5:
-            first = frame - self.visible_frames + margin  # going backward: leave room in front
+            first = frame + 1 + margin - self.visible_frames  # going backward: leave room in front
         else:
             first = frame - margin
-        return replace(self, first=first).bounded()
+        return replace(self, first=min(first, frame)).bounded()
 
     def resized(self, width: float) -> TimeAxis:
         """For another width: a clip that was wholly in view stays so."""

@@ -316,7 +316,8 @@ class Timeline(QAbstractScrollArea):
     def _scrub(self, x: float) -> None:
         frame = self._axis.frame_at(x)
         if self._axis.px_per_frame < 2 * SNAP_REACH:
-            frame = frames_near(self._marked_frames(x), self._axis, x, SNAP_REACH) or frame
+            marked = frames_near(self._marked_frames(x), self._axis, x, SNAP_REACH)
+            frame = frame if marked is None else marked
         if frame != self._current:
             self.set_current(frame)
             self.frame_requested.emit(frame)
