@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
 
     train = verbs.add_parser("train", help="train, or go on with a training")
     train.add_argument("--pack", type=Path, required=True)
-    train.add_argument("--out", type=Path, required=True, help="folder of the checkpoints; resumed if not empty")
+    train.add_argument(
+        "--out", type=Path, required=True, help="folder of the checkpoints; resumed if not empty"
+    )
     train.add_argument("--recipe", choices=sorted(RECIPES), required=True)
     train.add_argument("--steps", type=int, help="length of the whole training")
     train.add_argument("--minutes", type=float, help="length of the whole training, in place of steps")

@@ -12,7 +12,9 @@ Float = NDArray[np.float32]
 def jitter_colour(rng: np.random.Generator, image: Float, strength: float) -> Float:
     """Change exposure, colour balance and black level of a float picture or clip (..., 3), 0..255."""
     gain = np.exp(rng.uniform(-strength, strength)) * np.exp(rng.uniform(-strength / 2, strength / 2, 3))
-    return np.asarray(image * gain.astype(np.float32) + np.float32(rng.uniform(-60, 60) * strength), np.float32)
+    return np.asarray(
+        image * gain.astype(np.float32) + np.float32(rng.uniform(-60, 60) * strength), np.float32
+    )
 
 
 def degrade(rng: np.random.Generator, frames_thwc: Float) -> NDArray[np.uint8]:

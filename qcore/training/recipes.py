@@ -83,7 +83,7 @@ RECIPES: dict[str, Recipe] = {
     # From a trained model, two ranks of one CPU thread.
     "cpu-refine": Recipe(
         phases=(
-            Phase(0.8, ((0.6, BatchShape(4, 1, 3)), (0.4, BatchShape(1, 5, 2, 5)))),
+            Phase(0.8, ((0.5, BatchShape(4, 1, 3)), (0.5, BatchShape(1, 5, 2, 5)))),
             Phase(1.0, ((0.3, BatchShape(4, 1, 3)), (0.7, BatchShape(1, 7, 2, 99)))),
         ),
     ),

@@ -48,24 +48,29 @@ def add_davis(writer: PackWriter, root: Path, step: int = 1) -> int:
         root: the data set.
         step: keep each step-th frame.
     """
-    images, annotations = _davis_folders(root)
     count = 0
-    for sequence in sorted(path for path in images.iterdir() if path.is_dir()):
-        frames: list[UInt8] = []
-        labels: list[UInt8] = []
-        for path in _pictures(sequence)[::step]:
-            label = _read_labels(annotations / sequence.name / f"{path.stem}.png")
-            if label is not None:
-                frames.append(read_rgb(path))
-                labels.append(label)
+    for name in davis_sequence_names(root):
+        frames, labels = _davis_labels(root, name, step)
         ids = _object_ids(labels)
         if len(frames) < 2 or not ids:
-            log.warning("the sequence %s has no labelled frames", sequence.name)
+            log.warning("the sequence %s has no labelled frames", name)
             continue
         objects = [[_binary(label, value) for label in labels] for value in ids]
-        writer.add_clip(sequence.name, frames, objects, "davis")
+        writer.add_clip(name, frames, objects, "davis")
         count += 1
     return count
+
+
+def davis_sequence_names(root: Path) -> list[str]:
+    """The sequences of a data set in DAVIS layout."""
+    images, _ = _davis_folders(root)
+    return sorted(path.name for path in images.iterdir() if path.is_dir())
+
+
+def davis_sequence(root: Path, name: str, limit: int) -> tuple[list[UInt8], list[UInt8]]:
+    """The first ``limit`` frames (H, W, 3) of a sequence and all its objects as one mask (H, W), 0 or 255."""
+    frames, labels = _davis_labels(root, name, 1, limit)
+    return frames, [np.asarray((label > 0) * 255, dtype=np.uint8) for label in labels]
 
 
 def add_coco(writer: PackWriter, root: Path, skip_no_derivatives: bool = True) -> int:
@@ -169,9 +174,25 @@ def add_backgrounds(writer: PackWriter, root: Path, source: str = "wallpapers") 
 def _davis_folders(root: Path) -> tuple[Path, Path]:
     for middle in ("", "480p"):
         images, annotations = root / "JPEGImages" / middle, root / "Annotations" / middle
-        if annotations.is_dir() and any(path.is_dir() and any(path.glob("*.jpg")) for path in images.glob("*")):
+        if annotations.is_dir() and any(
+            path.is_dir() and any(path.glob("*.jpg")) for path in images.glob("*")
+        ):
             return images, annotations
     raise TrainingError(f"{root} is not a data set in DAVIS layout.")
+
+
+def _davis_labels(
+    root: Path, name: str, step: int, limit: int | None = None
+) -> tuple[list[UInt8], list[UInt8]]:
+    images, annotations = _davis_folders(root)
+    frames: list[UInt8] = []
+    labels: list[UInt8] = []
+    for path in _pictures(images / name)[::step][:limit]:
+        label = _read_labels(annotations / name / f"{path.stem}.png")
+        if label is not None:
+            frames.append(read_rgb(path))
+            labels.append(label)
+    return frames, labels
 
 
 def _pictures(folder: Path) -> list[Path]:

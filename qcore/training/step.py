@@ -132,7 +132,9 @@ def _pick_kind(prompts: PromptMix, clip_length: int, rng: np.random.Generator) -
 class _Pass:
     """State of one forward pass: features of all frames, memories so far, losses so far."""
 
-    def __init__(self, runner: ClipRunner, batch: ClipBatch, loss: LossConfig, rng: np.random.Generator) -> None:
+    def __init__(
+        self, runner: ClipRunner, batch: ClipBatch, loss: LossConfig, rng: np.random.Generator
+    ) -> None:
         self.runner, self.model, self.loss_config, self.rng = runner, runner.model, loss, rng
         device = runner.device
         frames = batch.frames_bthwc.to(device, non_blocking=True)
@@ -150,7 +152,8 @@ class _Pass:
         self.sizes = [(level.shape[-2], level.shape[-1]) for level in encoded["backbone_fpn"]]
         objects = len(self.owner_n)
         self.positions = [
-            level[:1].expand(objects, -1, -1, -1).flatten(2).permute(2, 0, 1) for level in encoded["vision_pos_enc"]
+            level[:1].expand(objects, -1, -1, -1).flatten(2).permute(2, 0, 1)
+            for level in encoded["vision_pos_enc"]
         ]
         self.memories: dict[str, dict[int, Any]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
         self.losses: list[Tensor] = []
@@ -193,7 +196,9 @@ class _Pass:
 
     def _features_at(self, t: int) -> list[Tensor]:
         """Features of one frame for every object, (H*W, N, C) a level."""
-        return [level[:, t].index_select(0, self.owner_n).flatten(2).permute(2, 0, 1) for level in self.features]
+        return [
+            level[:, t].index_select(0, self.owner_n).flatten(2).permute(2, 0, 1) for level in self.features
+        ]
 
     def _step(
         self,
@@ -232,7 +237,12 @@ class _Pass:
         return click_prompt(truth & ~predicted, predicted & ~truth, self.rng)
 
     def _keep(
-        self, t: int, current: dict[str, Any], outputs: tuple[Any, ...], features: list[Tensor], is_prompted: bool
+        self,
+        t: int,
+        current: dict[str, Any],
+        outputs: tuple[Any, ...],
+        features: list[Tensor],
+        is_prompted: bool,
     ) -> None:
         """Turn a frame's answer into a memory."""
         if t == self.truth_nthw.shape[1] - 1:

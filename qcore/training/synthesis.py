@@ -101,7 +101,11 @@ class ClipGenerator:
             pasted = int(rng.choice([0, 1, 2], p=[0.45, 0.35, 0.2]))
         else:
             frames, targets = self._photo_base(length, max_objects)
-            pasted = int(rng.choice([0, 1, 2, 3], p=[0.25, 0.3, 0.25, 0.2])) if targets else int(rng.integers(1, 4))
+            pasted = (
+                int(rng.choice([0, 1, 2, 3], p=[0.25, 0.3, 0.25, 0.2]))
+                if targets
+                else int(rng.integers(1, 4))
+            )
         whole = [target[0].sum() for target in targets]
         speed = float(rng.choice([0.004, 0.02, 0.05], p=[0.2, 0.45, 0.35]))
         last: tuple[ImageEntry, MaskEntry] | None = None
@@ -163,7 +167,9 @@ class ClipGenerator:
         speed = 0.0 if rng.random() < 0.7 else 0.012
         maps = camera_path(rng, length, clip.size, self.config.size, focus, speed)
         frames = np.stack([self._warp(self.pack.picture(clip.frames[t]), m) for t, m in zip(indices, maps)])
-        targets = [np.stack([self._warp(a, m) for a, m in zip(track, maps)]) / np.float32(255) for track in masks]
+        targets = [
+            np.stack([self._warp(a, m) for a, m in zip(track, maps)]) / np.float32(255) for track in masks
+        ]
         return frames, targets
 
     def _stretch(self, length: int) -> tuple[ClipEntry, list[int]]:
@@ -221,7 +227,9 @@ class ClipGenerator:
         scale = float(np.exp(rng.normal(0, 0.15)))
         mirror = -1.0 if rng.random() < 0.5 else 1.0
         length = len(frames)
-        drift = np.stack([smooth_path(rng, length, 0.01, 0.01), smooth_path(rng, length, 0.01, 0.01)], 1) * size
+        drift = (
+            np.stack([smooth_path(rng, length, 0.01, 0.01), smooth_path(rng, length, 0.01, 0.01)], 1) * size
+        )
         if leaves:
             drift += exit_offsets(rng, length, place, float(np.ptp(xs)) * scale, size)
         linear = np.array([[scale * mirror, 0], [0, scale]], np.float32)
@@ -250,13 +258,17 @@ class ClipGenerator:
         mirror = -1.0 if rng.random() < 0.5 else 1.0
         linear = np.array([[scale * squash * mirror, 0], [0, scale / squash]], np.float32)
         place = np.array(start if start is not None else rng.uniform(0.15, 0.85, 2) * size, np.float32)
-        drift = np.stack([smooth_path(rng, length, 0.015, 0.01), smooth_path(rng, length, 0.01, 0.01)], 1) * size
+        drift = (
+            np.stack([smooth_path(rng, length, 0.015, 0.01), smooth_path(rng, length, 0.01, 0.01)], 1) * size
+        )
         if leaves:
             drift += exit_offsets(rng, length, place, extent, size)
         gain = np.float32(np.exp(rng.normal(0, 0.12)))
         rgb, alpha = [], []
         for t, frame in enumerate(indices):
-            soft = cv2.erode(self._clip_mask(clip, index, frame), np.ones((3, 3), np.uint8)).astype(np.float32)
+            soft = cv2.erode(self._clip_mask(clip, index, frame), np.ones((3, 3), np.uint8)).astype(
+                np.float32
+            )
             soft /= 255
             picture = self.pack.picture(clip.frames[frame]).astype(np.float32) * gain * soft[..., None]
             offset = place + drift[t] - linear @ np.array([x + w / 2, y + h / 2], np.float32)
@@ -289,14 +301,17 @@ class ClipGenerator:
         source = rgba.astype(np.float32)
         alpha = source[..., 3:] / 255
         source = np.dstack([np.clip(jitter_colour(rng, source[..., :3], 0.15), 0, 255) * alpha, alpha])
-        place = start if start is not None else (rng.uniform(0.12, 0.88) * size, rng.uniform(0.15, 0.88) * size)
+        place = (
+            start if start is not None else (rng.uniform(0.12, 0.88) * size, rng.uniform(0.15, 0.88) * size)
+        )
         path = object_path(rng, length, extent, place, size, speed, leaves)
         mirror = -1.0 if rng.random() < 0.5 else 1.0
         linear = path.linear * (fit * np.array([mirror, 1.0], np.float32))[None, None, :]
         wave = _Wave(rng, extent, float(rng.choice([0, 0.02, 0.05], p=[0.3, 0.4, 0.3])))
         middle = np.array([source.shape[1] / 2, source.shape[0] / 2], np.float32)
         layers = [
-            wave.warp(source, linear[t], path.centre_xy[t] - linear[t] @ middle, size, t) for t in range(length)
+            wave.warp(source, linear[t], path.centre_xy[t] - linear[t] @ middle, size, t)
+            for t in range(length)
         ]
         if rng.random() < 0.15:
             amount = int(rng.integers(3, 3 + max(2, size // 32))) | 1
@@ -355,7 +370,9 @@ class _Wave:
             return np.asarray(cv2.warpAffine(source, affine, (size, size)), dtype=np.float32)
         out = np.zeros((size, size, source.shape[2]), np.float32)
         height, width = source.shape[:2]
-        corners = linear @ np.array([[0, width, 0, width], [0, 0, height, height]], np.float32) + offset[:, None]
+        corners = (
+            linear @ np.array([[0, width, 0, width], [0, 0, height, height]], np.float32) + offset[:, None]
+        )
         low = np.clip(np.floor(corners.min(1) - self.amplitude - 2), 0, size).astype(int)
         high = np.clip(np.ceil(corners.max(1) + self.amplitude + 2), 0, size).astype(int)
         if (high - low).min() < 3:
@@ -365,8 +382,12 @@ class _Wave:
         # relative to the object, so that the wave moves with it
         centre = corners.mean(1)
         p, k = self.phase + self.rate * frame, self.number
-        bend_x = np.sin(k[0] * (y - centre[1]) + p[0])[:, None] + 0.5 * np.sin(k[1] * (x - centre[0]) + p[1])[None]
-        bend_y = np.sin(k[2] * (x - centre[0]) + p[2])[None] + 0.5 * np.sin(k[3] * (y - centre[1]) + p[3])[:, None]
+        bend_x = (
+            np.sin(k[0] * (y - centre[1]) + p[0])[:, None] + 0.5 * np.sin(k[1] * (x - centre[0]) + p[1])[None]
+        )
+        bend_y = (
+            np.sin(k[2] * (x - centre[0]) + p[2])[None] + 0.5 * np.sin(k[3] * (y - centre[1]) + p[3])[:, None]
+        )
         inverse = np.linalg.inv(linear).astype(np.float32)
         at_x = x[None] + np.float32(0.7 * self.amplitude) * bend_x.astype(np.float32) - offset[0]
         at_y = y[:, None] + np.float32(0.7 * self.amplitude) * bend_y.astype(np.float32) - offset[1]

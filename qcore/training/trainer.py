@@ -173,7 +173,12 @@ class Trainer:
         }
         self._checkpoints += 1
         if self.config.keep_every and self._checkpoints % self.config.keep_every == 0:
-            kept = {"average": self.average, "step": self.step, "seconds": self.seconds, "arch": self.arch.to_json()}
+            kept = {
+                "average": self.average,
+                "step": self.step,
+                "seconds": self.seconds,
+                "arch": self.arch.to_json(),
+            }
             torch.save(kept, self.config.out / f"step-{self.step:06d}.pt")
         unfinished = self.config.out / "last.pt.part"
         torch.save(state, unfinished)
@@ -236,7 +241,9 @@ class Trainer:
 
     def _agree(self, now: float) -> float:
         """The first rank's clock: ranks must take the same decisions."""
-        if self.config.ranks == 1 or (self.config.budget.minutes is None and not self.config.stop_after_minutes):
+        if self.config.ranks == 1 or (
+            self.config.budget.minutes is None and not self.config.stop_after_minutes
+        ):
             return now
         clock = torch.tensor([now], dtype=torch.float64)
         dist.broadcast(clock, 0)

@@ -113,9 +113,7 @@ def _tie(attention: nn.Module) -> None:
 
 
 def _fold(conv: nn.Conv2d, state: dict[str, Tensor], conv_name: str, norm_name: str) -> None:
-    norm = {
-        part: state[f"{norm_name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
-    }
+    norm = {part: state[f"{norm_name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")}
     gain = norm["weight"] / torch.sqrt(norm["running_var"] + _BATCH_NORM_EPSILON)
     kernel = state[conv_name + ".weight"] * gain.view(-1, 1, 1, 1)
     border = conv.weight.shape[-1] - kernel.shape[-1]

@@ -1,0 +1,207 @@
+"""Does a model notice that its object has left? Measured on clips whose object goes out of view and returns.
+
+The clips are made of a labelled data set: the object of one sequence, with its own motion, moves out of the
+picture of another sequence, stays away, and comes back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from qcore import masks
+from qcore.evaluation.trackers import SessionTracker, Tracker
+from qcore.models import load_model
+from qcore.tracking.types import Prompt
+from qcore.training.errors import TrainingError
+from qcore.training.pack import UInt8
+from qcore.training.sources import davis_sequence, davis_sequence_names
+from qcore.video import FrameSource
+
+LEAVES, GONE, RETURNS, BACK = 0.25, 0.4, 0.6, 0.75
+"""When the object begins to leave, is out of view, begins to return, and is back: shares of the clip."""
+CLEARLY_PRESENT = 0.25
+"""Share of the object inside the picture from which it counts as present; between that and 0 nothing counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitClip:
+    """A clip whose object leaves and returns."""
+
+    name: str
+    frames_thwc: UInt8
+    truth_thw: NDArray[np.bool_]
+    in_view_t: NDArray[np.float64]
+    """Share of the object that lies inside the picture, 0..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceReport:
+    """How well absence is noticed, over all clips."""
+
+    clips: int
+    absent_frames: int
+    present_frames: int
+    reported_absent: float
+    """Percent of the frames without the object on which the model says so."""
+    present_lost: float
+    """Percent of the frames with the object on which the model says that it is absent."""
+    iou_before: float
+    """Mean IoU on frames before the object leaves, 0..1."""
+    iou_after: float
+    """Mean IoU after its return: 0 for a model that never finds it again."""
+
+    def to_dict(self) -> dict[str, float]:
+        """For JSON."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """For people."""
+        return (
+            f"absent reported absent: {self.reported_absent:.1f} % of {self.absent_frames} frames\n"
+            f"present reported absent: {self.present_lost:.1f} % of {self.present_frames} frames\n"
+            f"IoU before leaving {self.iou_before:.3f}, after returning {self.iou_after:.3f} ({self.clips} clips)"
+        )
+
+
+def measure_presence(model: str | Path, davis_root: Path, frames: int = 36) -> PresenceReport:
+    """Score a model of the registry or a model file; box prompts on the first frame.
+
+    Args:
+        model: id or path.
+        davis_root: a data set in DAVIS layout with at least two sequences.
+        frames: length of each clip.
+    """
+    return score_presence(SessionTracker(load_model(model)), exit_clips(davis_root, frames))
+
+
+def score_presence(tracker: Tracker, clips: Iterator[ExitClip]) -> PresenceReport:
+    """Track the object of every clip from its box on the first frame and compare."""
+    absent: list[bool] = []
+    lost: list[bool] = []
+    before: list[float] = []
+    after: list[float] = []
+    count = 0
+    for clip in clips:
+        count += 1
+        first_gone = int(np.argmax(clip.in_view_t == 0))
+        ys, xs = np.nonzero(clip.truth_thw[0])
+        box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
+        with ClipSource(clip) as source:
+            for result in tracker.track(source, [Prompt(0, 1, box_xyxy=box)]):
+                t = result.frame_index
+                if t == 0:
+                    continue
+                mask = masks.decode(result.rle)
+                says_absent = result.presence < 0.5 or not mask.any()
+                if clip.in_view_t[t] == 0:
+                    absent.append(says_absent)
+                elif clip.in_view_t[t] >= CLEARLY_PRESENT:
+                    lost.append(says_absent)
+                    (before if t < first_gone else after).append(_iou(mask > 0, clip.truth_thw[t]))
+    if not absent or not lost:
+        raise TrainingError("The data set gives no clip whose object leaves the picture.")
+    return PresenceReport(
+        clips=count,
+        absent_frames=len(absent),
+        present_frames=len(lost),
+        reported_absent=100 * float(np.mean(absent)),
+        present_lost=100 * float(np.mean(lost)),
+        iou_before=float(np.mean(before)) if before else 0.0,
+        iou_after=float(np.mean(after)) if after else 0.0,
+    )
+
+
+def exit_clips(davis_root: Path, length: int) -> Iterator[ExitClip]:
+    """One clip a sequence; always the same ones."""
+    names = davis_sequence_names(davis_root)
+    if len(names) < 2:
+        raise TrainingError(f"{davis_root} needs at least two sequences.")
+    shift = 3 if len(names) > 3 else 1
+    for index, name in enumerate(names):
+        guest = names[(index + shift) % len(names)]
+        hosts, _ = davis_sequence(davis_root, name, length)
+        guests, alphas = davis_sequence(davis_root, guest, length)
+        clip = _paste_leaving(f"{name}+{guest}", hosts, guests, alphas, min(len(hosts), len(guests)))
+        if clip is not None:
+            yield clip
+
+
+def _paste_leaving(
+    name: str, hosts: list[UInt8], guests: list[UInt8], alphas: list[UInt8], length: int
+) -> ExitClip | None:
+    height, width = hosts[0].shape[:2]
+    x, y, w, h = cv2.boundingRect((alphas[0] > 127).astype(np.uint8))
+    if not w or not h or length < 8:
+        return None
+    # a fifth of the picture high, or less where that would be too wide
+    scale = min(0.45 * height / h, 0.4 * width / w)
+    start = np.array([0.3 * width, 0.6 * height])
+    away = np.array([-scale * w - 0.2 * width, 0.5 * height])
+    frames, truth, in_view = [], [], []
+    for t in range(length):
+        gone = _share_gone(t / (length - 1))
+        place = start + gone * (away - start)
+        affine = np.array(
+            [[scale, 0, place[0] - scale * (x + w / 2)], [0, scale, place[1] - scale * (y + h / 2)]],
+            np.float32,
+        )
+        # drawn on a wider canvas first, to know how much of the object lies outside
+        margin = 2 * width
+        wide = affine + np.array([[0, 0, margin], [0, 0, margin]], np.float32)
+        size = (width + 2 * margin, height + 2 * margin)
+        whole = int((cv2.warpAffine(alphas[t], wide, size, flags=cv2.INTER_NEAREST) > 127).sum())
+        alpha = cv2.GaussianBlur(cv2.warpAffine(alphas[t], affine, (width, height)), (0, 0), 0.8)
+        soft = (alpha.astype(np.float32) / 255)[..., None]
+        picture = cv2.warpAffine(guests[t], affine, (width, height)).astype(np.float32)
+        frames.append((hosts[t] * (1 - soft) + picture * soft).astype(np.uint8))
+        inside = alpha > 127
+        truth.append(inside)
+        in_view.append(float(inside.sum()) / max(1, whole))
+    if in_view[0] < CLEARLY_PRESENT:
+        return None
+    return ExitClip(name, np.stack(frames), np.stack(truth), np.array(in_view))
+
+
+def _share_gone(time: float) -> float:
+    """0 at its place, 1 out of view."""
+    return float(np.interp(time, [0, LEAVES, GONE, RETURNS, BACK, 1], [0, 0, 1, 1, 0, 0]))
+
+
+def _iou(a_hw: NDArray[np.bool_], b_hw: NDArray[np.bool_]) -> float:
+    union = int((a_hw | b_hw).sum())
+    return int((a_hw & b_hw).sum()) / union if union else 1.0
+
+
+class ClipSource(FrameSource):
+    """The frames of an `ExitClip` as a source, for anything that tracks."""
+
+    def __init__(self, clip: ExitClip) -> None:
+        frames = clip.frames_thwc
+        times = np.arange(len(frames), dtype=np.float64) / 24
+        super().__init__(Path(clip.name), (frames.shape[1], frames.shape[2]), times, 24.0)
+        self._clip = clip
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the pixels."""
+        return hashlib.sha256(self._clip.frames_thwc.tobytes()).hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the pixels."""
+        return int(self._clip.frames_thwc.nbytes)
+
+    def reopen(self, cache_bytes: int | None = None) -> FrameSource:
+        """Another source of the same frames."""
+        return ClipSource(self._clip)
+
+    def _read(self, index: int) -> Any:
+        return self._clip.frames_thwc[index]
