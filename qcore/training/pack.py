@@ -210,6 +210,8 @@ class TrainingPack:
     def picture(self, blob: int) -> UInt8:
         """A stored photograph, uint8 RGB (H, W, 3)."""
         image = cv2.imdecode(self._bytes(blob), cv2.IMREAD_COLOR)
+        if image is None:
+            raise TrainingError("The training pack is damaged.")
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
     def mask(self, blob: int) -> UInt8:

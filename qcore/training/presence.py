@@ -28,7 +28,7 @@ from qcore.video import FrameSource
 LEAVES, GONE, RETURNS, BACK = 0.25, 0.4, 0.6, 0.75
 """When the object begins to leave, is out of view, begins to return, and is back: shares of the clip."""
 CLEARLY_PRESENT = 0.25
-"""Share of the object inside the picture from which it counts as present; between that and 0 nothing counts."""
+"""Share of the object inside the picture from which it counts as present; less, but not 0, is not judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ class PresenceReport:
         return (
             f"absent reported absent: {self.reported_absent:.1f} % of {self.absent_frames} frames\n"
             f"present reported absent: {self.present_lost:.1f} % of {self.present_frames} frames\n"
-            f"IoU before leaving {self.iou_before:.3f}, after returning {self.iou_after:.3f} ({self.clips} clips)"
+            f"IoU before leaving {self.iou_before:.3f}, after returning {self.iou_after:.3f}\n"
+            f"({self.clips} clips)"
         )
 
 

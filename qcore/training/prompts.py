@@ -50,7 +50,7 @@ def click_prompt(missing_nhw: Bool, extra_nhw: Bool, rng: np.random.Generator) -
     Half of the clicks go to the error's most interior point, half anywhere in it. Where nothing is wrong the
     point is ignored.
     """
-    count, height, width = missing_nhw.shape
+    count = len(missing_nhw)
     points = np.zeros((count, 1, 2), np.float32)
     labels = np.full((count, 1), IGNORED, np.int32)
     for n in range(count):

@@ -24,8 +24,8 @@ _MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 _DEVIATION = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 TIME_CODE_FRAMES = 100
-"""Length that object pointers' time codes are scaled by: SAM 2 takes the clip's own, and a clip of five frames
-would teach other codes than a video of hundreds uses."""
+"""Length that object pointers' time codes are scaled by: SAM 2 takes the clip's own, and a clip of five
+frames would teach other codes than a video of hundreds uses."""
 
 
 class ClipBatch(NamedTuple):
@@ -55,7 +55,7 @@ class PromptMix:
 
 @dataclass(slots=True)
 class StepResult:
-    """Loss of a batch, and mean IoU by kind of frame (``box``, ``click``, ``corrected``, ``t1``, ``t2``, ...)."""
+    """Loss of a batch, and mean IoU by kind of frame (``box``, ``click``, ``corrected``, ``t1``, ...)."""
 
     loss: Tensor
     iou: dict[str, float] = field(default_factory=dict)

@@ -326,7 +326,8 @@ class ClipGenerator:
         rgb = self.pack.picture(entry.blob)[y : y + h, x : x + w]
         alpha = self.pack.mask(mask.blob)[y : y + h, x : x + w]
         if len(entry.masks) > 1 or mask.area < 0.9:
-            alpha = cv2.GaussianBlur(cv2.erode(alpha, np.ones((3, 3), np.uint8)), (0, 0), 0.8)
+            blurred = cv2.GaussianBlur(cv2.erode(alpha, np.ones((3, 3), np.uint8)), (0, 0), 0.8)
+            alpha = np.asarray(blurred, dtype=np.uint8)
         return np.dstack([rgb, alpha])
 
     def _cut_away(self, frames: Float, targets: list[Float]) -> None:

@@ -210,7 +210,7 @@ class Trainer:
         rng = np.random.default_rng([self.config.seed, self.step, self.config.rank, 2])
         self._gradient.zero_()
         result = self.runner(batch, recipe.prompts, loss, rng)
-        result.loss.backward()  # type: ignore[no-untyped-call]
+        result.loss.backward()
         if self.config.ranks > 1:
             dist.all_reduce(self._gradient)
             self._gradient /= self.config.ranks
@@ -259,7 +259,7 @@ class Trainer:
         loader: DataLoader[ClipBatch] = DataLoader(
             self.data,
             batch_size=None,
-            sampler=range(self.step, steps),  # type: ignore[arg-type]
+            sampler=range(self.step, steps),
             num_workers=self.config.workers,
             prefetch_factor=4,
             pin_memory=self.device.type == "cuda",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -104,7 +105,7 @@ def arch_of(start: Path) -> EmbeddedArch:
     return embedded_arch(start)
 
 
-def _tie(attention: nn.Module) -> None:
+def _tie(attention: Any) -> None:
     """Let queries and keys start as the same projection: attention begins as likeness of position codes."""
     nn.init.orthogonal_(attention.q_proj.weight)
     attention.k_proj.weight.copy_(attention.q_proj.weight)
@@ -112,7 +113,7 @@ def _tie(attention: nn.Module) -> None:
     attention.k_proj.bias.zero_()
 
 
-def _fold(conv: nn.Conv2d, state: dict[str, Tensor], conv_name: str, norm_name: str) -> None:
+def _fold(conv: Any, state: dict[str, Tensor], conv_name: str, norm_name: str) -> None:
     norm = {part: state[f"{norm_name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")}
     gain = norm["weight"] / torch.sqrt(norm["running_var"] + _BATCH_NORM_EPSILON)
     kernel = state[conv_name + ".weight"] * gain.view(-1, 1, 1, 1)
