@@ -6,6 +6,7 @@ Restates `SAM2Base._prepare_memory_conditioned_features` for one object, with th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import torch
@@ -16,13 +17,16 @@ from qcore.tracking.feature_cache import EncodedFrame
 from qcore.tracking.memory_attention import attend_memory
 from qcore.tracking.memory_bank import MemoryEntry
 from qcore.tracking.memory_plan import MemoryPlan
+from qcore.tracking.mutual_kv import MemoryFrame
+from qcore.tracking.mutual_kv_live import MutualKv
 
 
 class Conditioner:
     """Memory attention of one model, with the constants it needs computed once."""
 
-    def __init__(self, model: SAM2Base) -> None:
+    def __init__(self, model: SAM2Base, mutual_kv: MutualKv) -> None:
         self._model = model
+        self.mutual_kv = mutual_kv
         self._map_position_mbc: torch.Tensor | None = None
 
     def without_memory(self, frame: EncodedFrame, position_1chw: torch.Tensor) -> torch.Tensor:
@@ -54,28 +58,25 @@ class Conditioner:
             entries: the memory of a planned frame.
             frame_count: length of the video; in short videos SAM 2 scales pointer times by it.
         """
-        tokens: list[torch.Tensor] = []
-        positions: list[torch.Tensor] = []
-        for t_pos, t in plan.maps:
-            map_bchw = entries(t).map_bchw
-            if map_bchw is None:
-                continue
-            tokens.append(map_bchw.to(frame.top_bchw.device).flatten(2).permute(2, 0, 1))
-            positions.append(self._map_position(map_bchw, t_pos))
-        pointer_tokens = self._pointers(plan, entries, frame_count)
+        frames = [self._memory_frame(entries(t), t_pos) for t_pos, t in plan.maps]
+        merged = self.mutual_kv.merge(frames)
+        tokens, positions = list(merged.tokens), list(merged.positions)
+        pointers = self._pointers(plan, entries, frame_count)
         pointer_count = 0
-        if pointer_tokens is not None:
-            tokens.append(pointer_tokens[0])
-            positions.append(pointer_tokens[1])
-            pointer_count = pointer_tokens[0].shape[0]
+        if pointers is not None:
+            pointer_count = pointers[0].shape[0]
+            tokens.append(pointers[0])
+            positions.append(pointers[1])
         dtype = frame.top_bchw.dtype
-        return self._attend(
-            frame,
-            position_1chw,
-            torch.cat([token.to(dtype) for token in tokens]),
-            torch.cat([position.to(dtype) for position in positions]),
-            pointer_count,
+        memory_mbc = torch.cat([token.to(dtype) for token in tokens])
+        positions_mbc = torch.cat([position.to(dtype) for position in positions])
+        key_bias_m = self.mutual_kv.key_bias(merged, pointer_count)
+        begin = time.perf_counter()
+        features_bchw = self._attend(
+            frame, position_1chw, memory_mbc, positions_mbc, pointer_count, key_bias_m
         )
+        self._count(len(frames), len(merged.counts), frame, pointer_count, time.perf_counter() - begin)
+        return features_bchw
 
     def _attend(
         self,
@@ -97,6 +98,32 @@ class Conditioner:
             key_bias_m,
         )
         return output_nbc.permute(1, 2, 0).reshape(top.shape)
+
+    def _memory_frame(self, entry: MemoryEntry, t_pos: int) -> MemoryFrame:
+        map_bchw = entry.map_bchw
+        assert map_bchw is not None, "memory maps within reach are kept"
+        return MemoryFrame(
+            entry.uid,
+            t_pos,
+            map_bchw.to(self._model.device).flatten(2).permute(2, 0, 1),
+            self._map_position(map_bchw, t_pos),
+            entry.is_present,
+        )
+
+    def _count(
+        self, frames: int, groups: int, frame: EncodedFrame, pointer_tokens: int, seconds: float
+    ) -> None:
+        statistics = self.mutual_kv.statistics
+        queries = frame.top_bchw.shape[-2] * frame.top_bchw.shape[-1]
+        keys_full, keys = (count * queries + pointer_tokens for count in (frames, groups))
+        statistics.steps += 1
+        statistics.memory_frames += frames
+        statistics.groups += groups
+        statistics.keys_full += keys_full
+        statistics.keys_attended += keys
+        statistics.macs_full += memory_attention_macs(self._model, queries, keys_full)
+        statistics.macs_done += memory_attention_macs(self._model, queries, keys)
+        statistics.attention_s += seconds
 
     def _map_position(self, map_bchw: torch.Tensor, t_pos: int) -> torch.Tensor:
         """Position of a memory map's tokens in space and time (M, 1, C)."""
@@ -129,3 +156,12 @@ class Conditioner:
             pointers_pbc = pointers_pbc.reshape(-1, 1, parts, width).permute(0, 2, 1, 3).flatten(0, 1)
             positions_pbc = positions_pbc.repeat_interleave(parts, dim=0)
         return pointers_pbc, positions_pbc
+
+
+def memory_attention_macs(model: SAM2Base, queries: int, keys: int) -> float:
+    """Multiply-accumulates of memory attention for one object, from its shapes."""
+    module = model.memory_attention
+    width, hidden = model.hidden_dim, module.layers[0].dim_feedforward
+    self_attention = 4 * queries * width**2 + 2 * queries**2 * width
+    cross_attention = 2 * queries * width**2 + 2 * keys * model.mem_dim * width + 2 * queries * keys * width
+    return float(len(module.layers) * (self_attention + cross_attention + 2 * queries * width * hidden))

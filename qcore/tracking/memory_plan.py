@@ -88,7 +88,8 @@ def plan_memory(
     frame_index: int,
     frame_count: int,
     conditioning: Collection[int],
-    recent: Collection[int],
+    mapped: Collection[int],
+    pointed: Collection[int],
     reverse: bool,
 ) -> MemoryPlan:
     """Choose the memories of one frame.
@@ -96,7 +97,8 @@ def plan_memory(
     Args:
         frame_count: length of the video, in frames.
         conditioning: prompted frames of the object, without ``frame_index`` itself.
-        recent: frames of the object with an ordinary memory.
+        mapped: frames of the object with an ordinary memory map.
+        pointed: frames of the object with an ordinary object pointer.
         reverse: whether tracking runs towards frame 0.
     """
     sign = -1 if reverse else 1
@@ -107,12 +109,11 @@ def plan_memory(
     admitted = {t: t for t in sorted(conditioning) if rule.attend_future or is_past(t)}
     cap = -1 if rule.max_frames is None else rule.max_frames
     selected, unselected = select_closest_cond_frames(frame_index, admitted, cap)
-    available = {t for t in recent if t not in admitted} | set(unselected)
 
     maps = [(0, t) for t in selected]
     for t_pos in range(1, geometry.map_count):
         t = _ordinary_frame(frame_index, geometry.map_count - t_pos, geometry.stride, sign)
-        if t in available:
+        if t in mapped or t in unselected:
             maps.append((t_pos, t))
 
     pointers: list[tuple[int, int]] = []
@@ -123,7 +124,7 @@ def plan_memory(
                 pointers.append((distance if geometry.signed_pointer_time else abs(distance), t))
         for distance in range(1, min(frame_count, geometry.pointer_count)):
             t = frame_index - distance * sign
-            if t in available:
+            if t in pointed or t in unselected:
                 pointers.append((distance, t))
     return MemoryPlan(tuple(maps), tuple(pointers))
 

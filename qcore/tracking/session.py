@@ -29,6 +29,8 @@ from qcore.tracking.errors import TrackingError
 from qcore.tracking.feature_cache import DEFAULT_FEATURE_CACHE_BYTES, FeatureCache
 from qcore.tracking.memory_bank import ClickHistory, Keyframe, ObjectMemory
 from qcore.tracking.memory_plan import ConditioningRule
+from qcore.tracking.mutual_kv import MutualKvSettings
+from qcore.tracking.mutual_kv_live import MutualKv, MutualKvStatistics
 from qcore.tracking.preprocess import Frames, check_frame, check_mask, check_prompt
 from qcore.tracking.prompting import PromptDecoder
 from qcore.tracking.sweeps import plan_sweeps
@@ -43,10 +45,12 @@ class VideoSession:
         model: a `SAM2Base` in eval mode, from `qcore.models.load_model`.
         source: the video.
         feature_cache_bytes: budget for encoded frames.
+        mutual_kv: how memory frames share keys and values; None for exact attention.
         feature_dtype: dtype to keep encoded frames in (float16 halves them); None keeps them exactly.
         conditioning: which prompted frames a frame may attend to.
         recall: asks the project for masks of earlier work. A click on a frame that was tracked in an earlier
-            session then refines its mask instead of starting anew.
+            session then refines its mask instead of starting anew, and a pass that starts between keyframes
+            remembers the masks behind its start.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class VideoSession:
         source: Frames,
         *,
         feature_cache_bytes: int = DEFAULT_FEATURE_CACHE_BYTES,
+        mutual_kv: MutualKvSettings | None = None,
         feature_dtype: torch.dtype | None = None,
         conditioning: ConditioningRule | None = None,
         recall: Recall | None = None,
@@ -62,10 +67,11 @@ class VideoSession:
         self._frame_count = len(source)
         self._size_hw = source.size
         self._encoder = FrameEncoder(model, source, FeatureCache(feature_cache_bytes), feature_dtype)
+        self._mutual_kv = MutualKv(mutual_kv)
         self._tracker = ObjectTracker(
             model,
             self._encoder,
-            Conditioner(model),
+            Conditioner(model, self._mutual_kv),
             conditioning or ConditioningRule(),
             self._frame_count,
             self._size_hw,
@@ -95,6 +101,24 @@ class VideoSession:
     def feature_cache(self) -> FeatureCache:
         """The cache of encoded frames; its budget may be changed at any time."""
         return self._encoder.cache
+
+    @property
+    def mutual_kv(self) -> MutualKvSettings | None:
+        """How memory frames share keys and values; may be changed between frames."""
+        return self._mutual_kv.settings
+
+    @mutual_kv.setter
+    def mutual_kv(self, settings: MutualKvSettings | None) -> None:
+        self._mutual_kv.settings = settings
+
+    @property
+    def statistics(self) -> MutualKvStatistics:
+        """Memory frames, groups, keys and time of memory attention since `reset_statistics`, live."""
+        return self._mutual_kv.statistics
+
+    def reset_statistics(self) -> None:
+        """Start counting anew."""
+        self._mutual_kv.reset_statistics()
 
     def state_bytes(self) -> int:
         """Bytes of tensors held for all objects, without the feature cache."""
@@ -247,13 +271,22 @@ class VideoSession:
         self._prompts.forget_features()
         for sweep in plan_sweeps(low, high, direction, keyframes):
             for object_id in sweep.frames_of:
-                if object_id in self._objects:
-                    self._objects[object_id].begin_pass(sweep.start_of(object_id))
+                self._begin(object_id, sweep.start_of(object_id), sweep.reverse)
             for frame_index, present in sweep.frames():
                 for object_id in present:
                     memory = self._objects.get(object_id)
                     if memory is not None and memory.keyframes:
                         yield self._step(frame_index, object_id, memory, sweep.reverse)
+
+    def _begin(self, object_id: int, start: int, reverse: bool) -> None:
+        """Prepare an object's memories for a pass from ``start``."""
+        memory = self._objects.get(object_id)
+        if memory is None:
+            return
+        memory.begin_pass(start)
+        if self._prompts.recall is not None and memory.keyframes:
+            with self._computing():
+                self._tracker.prime(start, object_id, memory, reverse, self._prompts.recall)
 
     def _step(self, frame_index: int, object_id: int, memory: ObjectMemory, reverse: bool) -> MaskResult:
         with self._computing():

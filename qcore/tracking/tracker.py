@@ -21,7 +21,7 @@ from qcore.tracking.encoder import FrameEncoder
 from qcore.tracking.memory_bank import Keyframe, MemoryEntry, ObjectMemory
 from qcore.tracking.memory_plan import ConditioningRule, MemoryGeometry, MemoryPlan, plan_memory
 from qcore.tracking.preprocess import mask_input
-from qcore.tracking.types import MaskResult
+from qcore.tracking.types import MaskResult, Recall
 
 
 class ObjectTracker:
@@ -60,12 +60,43 @@ class ObjectTracker:
         memory.remember(frame_index, entry, decoded.logits_b1hw, reverse)
         return mask_result(decoded, frame_index, object_id, self.size_hw)
 
+    def prime(
+        self, frame_index: int, object_id: int, memory: ObjectMemory, reverse: bool, recall: Recall
+    ) -> None:
+        """Before a pass that starts between keyframes: remember the masks the project holds behind its start.
+
+        With a keyframe in reach nothing is recalled: it is context enough, and the masks behind it may be the
+        ones it corrects.
+        """
+        sign = -1 if reverse else 1
+        behind = [frame_index - distance * sign for distance in range(self.geometry.map_reach + 1)]
+        if any(t in memory.keyframes for t in behind):
+            return
+        for t in behind[1:]:
+            known = memory.recent.get(t)
+            if not 0 <= t < self.frame_count or (known is not None and known.map_bchw is not None):
+                continue
+            rle = recall(t, object_id)
+            if rle is not None:
+                frame = self.encoder[t]
+                mask_11ss = mask_input(rle, self.model.image_size, self.model.device)
+                decoded = decode_given_mask(self.model, frame, mask_11ss)
+                map_bchw = encode_memory(self.model, frame, decoded, is_prompted=False)
+                memory.recent[t] = MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present)
+
     def plan(self, frame_index: int, memory: ObjectMemory, reverse: bool) -> MemoryPlan:
         """The memories a frame attends to; never its own, so that a corrected mask cannot hold on to
         itself."""
         others = [t for t in memory.keyframes if t != frame_index]
         return plan_memory(
-            self.geometry, self.rule, frame_index, self.frame_count, others, memory.recent, reverse
+            self.geometry,
+            self.rule,
+            frame_index,
+            self.frame_count,
+            others,
+            {t for t, entry in memory.recent.items() if entry.map_bchw is not None},
+            memory.recent.keys(),
+            reverse,
         )
 
     def conditioned(self, frame_index: int, memory: ObjectMemory, reverse: bool) -> torch.Tensor | None:

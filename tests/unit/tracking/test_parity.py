@@ -120,3 +120,23 @@ def test_several_keyframes_behind_a_frame_track_as_upstream_by_default(
     results = list(session.propagate(start=3))
     assert [result.frame_index for result in results] == list(range(3, FRAME_COUNT))
     assert worst_iou(results, oracle.masks) >= 0.999
+
+
+def test_a_correction_of_a_tracked_frame_sees_the_tracked_mask_and_the_memories_as_upstream(
+    embedded_model: SAM2Base, clip: Clip, upstream: MakeUpstream
+) -> None:
+    x, y = square_corner(5)
+    points, labels = [(x + 5.0, y + 5.0), disc_center(5)], [1, 0]
+    oracle = upstream(embedded_model)
+    oracle.prompt(0, SQUARE, box=square_box(0))
+    oracle.propagate(0)
+    expected = oracle.prompt(5, SQUARE, points=points, labels=labels)
+
+    session = VideoSession(embedded_model, clip.source())
+    session.set_prompt(Prompt(0, SQUARE, box_xyxy=square_box(0)))
+    list(session.propagate())
+    result = session.set_prompt(Prompt(5, SQUARE, tuple(points), tuple(labels)))
+    assert masks.iou(result.rle, masks.encode(expected)) >= 0.999
+
+    fresh = VideoSession(embedded_model, clip.source())
+    assert fresh.set_prompt(Prompt(5, SQUARE, tuple(points), tuple(labels))).rle != result.rle
