@@ -58,10 +58,12 @@ class Timing:
     encode_s: float | None = None
     track_s: float | None = None
     """One object on one encoded frame."""
+    _encodes: int = 0
 
     def note_encode(self, seconds: float) -> None:
-        """One frame was encoded."""
-        self.encode_s = _mean(self.encode_s, seconds)
+        """One frame was encoded; the first one also warmed the model up and counts only until the second."""
+        self.encode_s = seconds if self._encodes < 2 else _mean(self.encode_s, seconds)
+        self._encodes += 1
 
     def note_track(self, seconds: float) -> None:
         """One object was tracked on an encoded frame."""

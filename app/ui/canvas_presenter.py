@@ -183,7 +183,7 @@ class CanvasPresenter(QObject):
         project = self._document.need()
         if track is None:
             if not project.objects:
-                return FrameFacts("", hint=tr("Click something in the picture, or drag a box around it."))
+                return FrameFacts("", hint=tr("Masks get a confidence, and can be accepted, here."))
             return FrameFacts("", hint=tr("Click or drag a box on the next object, or select one above."))
         mask = masks.get(track.object_id)
         if mask is None:

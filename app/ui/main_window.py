@@ -46,6 +46,7 @@ from app.ui.task_strip import TaskStrip
 from app.ui.timeline.timeline import Timeline
 from app.ui.timeline_presenter import TimelinePresenter
 from app.ui.toasts import Toasts, Tone
+from app.ui.transfer_controller import TransferController
 from app.ui.transport_bar import TransportBar
 from app.ui.window_actions import connect_actions
 from app.ui.window_dialogs import WindowDialogs
@@ -117,6 +118,7 @@ class MainWindow(QMainWindow):
         below.addWidget(self.transport)
         below.addWidget(_line())
         below.addWidget(self.timeline, 1)
+        below.addWidget(self.task_strip)  # takes its place from the timeline: the picture does not move
         self.bottom = bottom
         self.down = QSplitter(Qt.Orientation.Vertical)
         self.down.addWidget(self.across)
@@ -124,13 +126,12 @@ class MainWindow(QMainWindow):
         self.down.setStretchFactor(0, 1)
         self.down.setStretchFactor(1, 0)
         self.down.setChildrenCollapsible(False)
-        self.down.setSizes([680, 196])
+        self.down.setSizes([640, 236])
         centre = QWidget()
         column = QVBoxLayout(centre)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
         column.addWidget(self.down, 1)
-        column.addWidget(self.task_strip)
         column.addWidget(_line())
         column.addWidget(self.status)
         self.setCentralWidget(centre)
@@ -152,6 +153,7 @@ class MainWindow(QMainWindow):
         self.prompts = PromptController(document, workspace, self.engine, settings, self)
         self.tracking = PropagationController(document, workspace, self.engine, settings, self)
         self.objects = ObjectController(self.objects_panel, self.actions_table, document, workspace, self)
+        self.transfers = TransferController(document, self.background, self)
         self.dialogs = WindowDialogs(self)
         self._remember = QTimer(self)
         self._remember.setSingleShot(True)
@@ -186,14 +188,18 @@ class MainWindow(QMainWindow):
         tracking.offer_changed.connect(self._show_offer)
         tracking.frame_tracked.connect(self._follow)
         tracking.finished.connect(lambda text: self.toasts.show(text, Tone.SUCCESS))
+        transfers = self.transfers
+        transfers.task_changed.connect(self.task_strip.show_task)
+        transfers.exported.connect(self.dialogs.tell_exported)
+        transfers.imported.connect(lambda text: self.toasts.show(text, Tone.SUCCESS))
         self.transport.primary_clicked.connect(tracking.primary)
-        self.task_strip.pause_requested.connect(self._pause_task)
+        self.task_strip.pause_requested.connect(engine.set_paused)
         self.task_strip.cancel_requested.connect(self._cancel_task)
         engine.task_changed.connect(self.task_strip.show_task)
         engine.model_changed.connect(self._model_changed)
         engine.timing_changed.connect(self.status.set_timing)
         engine.failed.connect(self._fail)
-        for part in (self.documents, self.objects, prompts, tracking, self.document):
+        for part in (self.documents, self.objects, prompts, tracking, self.document, transfers):
             part.failed.connect(self._fail)
         for notice in (self.documents, self.objects, self.navigation):
             notice.noticed.connect(lambda text: self.toasts.show(text))
@@ -202,7 +208,7 @@ class MainWindow(QMainWindow):
         self.document.opened.connect(self._update_open)
         self.document.opened.connect(prompts.answer_missing)
         self.document.closed.connect(self._update_open)
-        self.document.changed.connect(lambda _change: self._saved.start())
+        self.document.changed.connect(lambda _change: None if self._saved.isActive() else self._saved.start())
         self.settings.changed.connect(self._setting_changed)
         self.settings.recent_changed.connect(self._update_recent)
         self.status.model_clicked.connect(self.dialogs.show_models)
@@ -276,12 +282,10 @@ class MainWindow(QMainWindow):
             self._followed = -1
         self.prompts.previews_allowed = not running
 
-    def _pause_task(self, task: int, paused: bool) -> None:
-        if not self.dialogs.pause_task(task, paused):
-            self.engine.set_paused(task, paused)
-
     def _cancel_task(self, task: int) -> None:
-        if not self.dialogs.cancel_task(task):
+        if self.transfers.owns(task):
+            self.transfers.cancel(task)
+        else:
             self.tracking.stop()
 
     def _hovered(self, x: float, y: float) -> None:
@@ -413,6 +417,7 @@ class MainWindow(QMainWindow):
         self.navigation.playback.stop()
         self.tracking.stop()
         self.dialogs.stop()
+        self.transfers.stop()
         self.documents.close()
         self.background.shutdown()
         self.loader.shutdown()

@@ -61,7 +61,7 @@ def build_menus(window: QMainWindow, actions: ActionRegistry) -> dict[str, QMenu
                 menus["recent"] = menu.addMenu(tr("Open recent"))
             elif entry != "tools-end":
                 menu.addAction(actions[entry])
-    search = QToolButton()
+    search = QToolButton(bar)
     search.setDefaultAction(actions["help.palette"])
     search.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
     search.setFocusPolicy(Qt.FocusPolicy.NoFocus)

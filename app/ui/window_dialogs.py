@@ -12,13 +12,17 @@ from PySide6.QtCore import QObject, Qt, QUrl
 from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QDialog, QFileDialog, QMessageBox
 
+from app.formats import FORMATS, ExportReport
 from app.project.video_link import SUFFIX
 from app.ui.command_palette import CommandPalette
 from app.ui.document_controller import VIDEO_SUFFIXES
+from app.ui.export_dialog import ExportDialog
 from app.ui.i18n import tr
 from app.ui.keys_dialog import KeysDialog
 from app.ui.models import model_choices
 from app.ui.settings_dialog import SettingsDialog
+from app.ui.toasts import Tone
+from app.ui.transfer_controller import show_in_folder
 from qcore import __version__
 
 if TYPE_CHECKING:
@@ -168,19 +172,48 @@ class WindowDialogs(QObject):
         )
         box.open()
 
+    # ---- import and export -----------------------------------------------------------------------------
+
     def choose_import(self) -> None:
-        """Ask for annotations to bring in."""
+        """Ask for annotations and bring them in."""
+        if not self._window.document.is_open:
+            return
+        path, _ = QFileDialog.getOpenFileName(
+            self._window,
+            tr("Import annotations"),
+            self._folder(),
+            f"{tr('SA-V or COCO')} (*.json);;{tr('A PNG of a DAVIS folder')} (*.png);;{tr('All files')} (*)",
+        )
+        if path:
+            chosen = Path(path)
+            self._window.transfers.import_file(chosen.parent if chosen.suffix.lower() == ".png" else chosen)
 
     def show_export(self) -> None:
         """Ask what to write, and where."""
+        project = self._window.document.project
+        if project is None or self._raise("export"):
+            return
+        dialog = ExportDialog(
+            project, self._window.background, self._window.workspace.selection,
+            self._window.workspace.marks, self._window,
+        )  # fmt: skip
+        dialog.chosen.connect(self._window.transfers.export)
+        self._window.document.closing.connect(dialog.close)
+        self._show("export", dialog)
 
-    def pause_task(self, task: int, paused: bool) -> bool:
-        """Pause one of this object's own tasks; False when the task is not one."""
-        return False
-
-    def cancel_task(self, task: int) -> bool:
-        """Cancel one of this object's own tasks; False when the task is not one."""
-        return False
+    def tell_exported(self, report: ExportReport) -> None:
+        """Say what was written and what was lost."""
+        title = FORMATS[report.format_id].title
+        text = tr("{0}: {1} masks on {2} frames written to {3}.").format(
+            title, report.mask_count, report.frame_count, report.path.name
+        )
+        lost = " ".join(loss.text for loss in report.losses)
+        self._window.toasts.show(
+            f"{text} {lost}".strip(),
+            Tone.WARNING if report.losses else Tone.SUCCESS,
+            tr("Show"),
+            lambda: show_in_folder(report.path),
+        )
 
     def stop(self) -> None:
         """The window closes: nothing of this stays open."""
