@@ -76,6 +76,9 @@ class Driver:
 
     def key(self, key: Qt.Key, modifier: Qt.KeyboardModifier = Qt.KeyboardModifier.NoModifier) -> None:
         target: QWidget = self.window.canvas
+        if not self.window.isActiveWindow():  # a window manager would have done it when a dialog closed
+            self.window.activateWindow()
+            self.until(self.window.isActiveWindow)
         self.qtbot.keyClick(target, key, modifier)
 
     def place(self, x: float, y: float) -> QPoint:

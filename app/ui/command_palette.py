@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QEvent, QObject, Qt
+from PySide6.QtCore import QEvent, QObject, QSize, Qt
 from PySide6.QtGui import QKeyEvent
-from PySide6.QtWidgets import QFrame, QLineEdit, QListWidget, QListWidgetItem, QVBoxLayout, QWidget
+from PySide6.QtWidgets import (
+    QFrame,
+    QHeaderView,
+    QLineEdit,
+    QTreeWidget,
+    QTreeWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
 
 from app.ui.i18n import tr
 from app.ui.shortcuts import SECTION_TITLES, ActionRegistry
@@ -34,10 +42,19 @@ class CommandPalette(QFrame):
         self.line.textChanged.connect(self._fill)
         self.line.installEventFilter(self)
         layout.addWidget(self.line)
-        self.list = QListWidget()
+        self.list = QTreeWidget()
+        self.list.setColumnCount(2)
+        self.list.setHeaderHidden(True)
+        self.list.setRootIsDecorated(False)
+        self.list.setIndentation(0)
+        self.list.setUniformRowHeights(True)
+        self.list.setIconSize(QSize(16, 16))
+        self.list.header().setStretchLastSection(False)
+        self.list.header().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        self.list.header().setSectionResizeMode(1, QHeaderView.ResizeMode.ResizeToContents)
         self.list.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.list.itemClicked.connect(lambda _item: self.run())
+        self.list.itemClicked.connect(lambda *_: self.run())
         layout.addWidget(self.list)
         self.resize(520, 400)
 
@@ -61,24 +78,33 @@ class CommandPalette(QFrame):
             if not action.isEnabled() or not matches(text, f"{section} {title} {tr(spec.hint)}"):
                 continue
             keys = self._actions.key_text(spec.action_id)
-            item = QListWidgetItem(action.icon(), f"{section}: {title}" + (f"    {keys}" if keys else ""))
-            item.setData(_ID, spec.action_id)
-            self.list.addItem(item)
-        self.list.setCurrentRow(0)
+            item = QTreeWidgetItem(self.list, [f"{section}: {title}", keys])
+            item.setIcon(0, action.icon())
+            item.setSizeHint(0, QSize(0, 4 * GRID))
+            item.setForeground(1, self.palette().placeholderText())
+            item.setData(0, _ID, spec.action_id)
+        self._select(0)
+
+    def _select(self, row: int) -> None:
+        count = self.list.topLevelItemCount()
+        item = self.list.topLevelItem(row % count) if count else None
+        if item is not None:
+            self.list.setCurrentItem(item)
 
     def run(self) -> None:
         """Do the chosen action."""
         item = self.list.currentItem()
         self.close()
         if item is not None:
-            self._actions[item.data(_ID)].trigger()
+            self._actions[item.data(0, _ID)].trigger()
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         """Arrow keys move through the list while the line has the focus."""
         if watched is self.line and isinstance(event, QKeyEvent) and event.type() == QEvent.Type.KeyPress:
             step = {Qt.Key.Key_Down: 1, Qt.Key.Key_Up: -1}.get(Qt.Key(event.key()))
-            if step is not None and self.list.count():
-                self.list.setCurrentRow((self.list.currentRow() + step) % self.list.count())
+            current = self.list.currentItem()
+            if step is not None and current is not None:
+                self._select(self.list.indexOfTopLevelItem(current) + step)
                 return True
             if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
                 self.run()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtCore import QSize, Qt, QTimer, Signal
 from PySide6.QtWidgets import (
     QCheckBox,
     QDialog,
@@ -72,6 +73,7 @@ class ExportDialog(QDialog):
         for entry in FORMATS.values():
             item = QListWidgetItem(entry.title)
             item.setData(Qt.ItemDataRole.UserRole, entry.id)
+            item.setSizeHint(QSize(0, 4 * GRID))
             self.formats.addItem(item)
         row.addWidget(self.formats)
         right = QVBoxLayout()
@@ -142,13 +144,15 @@ class ExportDialog(QDialog):
         folder = Path(self._project.video.path).parent
         self.path.setText(str(_free(folder / entry.default_name(self._project.video))))
         old = self._form_layout.takeAt(0)
-        if old is not None and old.widget() is not None:
-            old.widget().hide()
-            old.widget().setParent(None)
+        widget = old.widget() if old is not None else None
+        if widget is not None:
+            widget.hide()
+            widget.setParent(None)
         form_widget = QWidget()
         form = QFormLayout(form_widget)
         form.setContentsMargins(0, 0, 0, 0)
         form.setHorizontalSpacing(2 * GRID)
+        form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         form.setVerticalSpacing(GRID)
         self._values = {}
         self._editors: dict[str, QWidget] = {}
@@ -272,8 +276,6 @@ class ExportDialog(QDialog):
 
 
 def _without_frames(options: ExportOptions) -> ExportOptions:
-    from dataclasses import replace
-
     return replace(options, with_frames=False)
 
 

@@ -65,6 +65,8 @@ def build_menus(window: QMainWindow, actions: ActionRegistry) -> dict[str, QMenu
     search.setDefaultAction(actions["help.palette"])
     search.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
     search.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+    search.setIconSize(QSize(14, 14))
+    search.setStyleSheet("padding: 1px 8px")
     bar.setCornerWidget(search)
     search.show()
     return menus

@@ -13,6 +13,7 @@ from app.project.changes import Change
 from app.project.errors import ProjectError
 from app.project.palette import davis_color, to_hex
 from app.project.project import Project
+from app.project.track_edits import merge_objects, split_object
 from app.ui import icons, theme
 from app.ui.document import Document
 from app.ui.i18n import tr
@@ -202,6 +203,14 @@ class ObjectController(QObject):
         if color.isValid():
             self.do(lambda p: edits.recolor_object(p, object_id, color.name()))
 
+    def merge(self, object_id: int, other_id: int) -> None:
+        """Make two objects one."""
+        self.do(lambda project: merge_objects(project, object_id, other_id))
+
+    def split(self, object_id: int) -> None:
+        """From the current frame on, the object is another one."""
+        self.do(lambda project: split_object(project, object_id, self._workspace.frame))
+
     # ---- the current frame -----------------------------------------------------------------------------
 
     def clear(self) -> None:
@@ -278,6 +287,17 @@ class ObjectController(QObject):
         menu.addSeparator()
         for action_id in ("object.visible", "object.lock"):
             menu.addAction(self._actions[action_id])
+        menu.addSeparator()
+        others = [t for t in project.objects.values() if t.object_id != object_id]
+        if others:
+            merge = menu.addMenu(icons.icon("merge"), tr("Merge with"))
+            for track in others:
+                merge.addAction(_swatch(track.color), f"{track.object_id}  {track.name}").triggered.connect(
+                    lambda _=False, other=track.object_id: self.merge(object_id, other)
+                )
+        split = menu.addAction(tr("New object from this frame on"))
+        split.setToolTip(tr("For a track that jumped to something else"))
+        split.triggered.connect(lambda: self.split(object_id))
         menu.addSeparator()
         for action_id in ("edit.clear", "edit.clear_tracked", "object.remove"):
             menu.addAction(self._actions[action_id])

@@ -139,7 +139,8 @@ class PropagationController(QObject):
         whole = plan_tracking(self._object_frames(chosen), direction, current, low, high)
         if len(selection) > 1 or not whole.runs:
             return whole
-        wanted = [i for i in whole.object_ids if i == self._workspace.active or self._has_gap(i, whole)]
+        active = self._workspace.active
+        wanted = [i for i in whole.object_ids if i == active or self._has_gap(i, whole)]
         if not wanted:
             wanted = list(whole.object_ids)
         return plan_tracking(self._object_frames(wanted), direction, current, low, high)
@@ -153,12 +154,16 @@ class PropagationController(QObject):
         )
 
     def primary_plan(self) -> TrackPlan:
-        """What the primary button does: forward, or else whatever is left to do."""
-        for direction in (Direction.FORWARD, Direction.BACKWARD):
-            plan = self.plan(direction)
-            if not plan.is_empty:
+        """What the primary button does: whatever is left to do, forward first; else forward once more."""
+        plans = [self.plan(d) for d in (Direction.FORWARD, Direction.BACKWARD, Direction.BOTH)]
+        for plan in plans:
+            if not plan.is_empty and self._is_new(plan):
                 return plan
-        return self.plan(Direction.BOTH)
+        return plans[0]
+
+    def _is_new(self, plan: TrackPlan) -> bool:
+        """True when it finds masks where there are none yet."""
+        return any(self._has_gap(object_id, plan) for object_id in plan.object_ids)
 
     def offer(self) -> Offer:
         """The primary button's words at this moment."""
@@ -173,8 +178,8 @@ class PropagationController(QObject):
             return Offer(tr("Track"), False, tr("First click or drag a box on something that is not locked"))
         plan = self.primary_plan()
         if plan.is_empty:
-            return Offer(tr("Nothing left to track here"), False)
-        text = _describe(plan)
+            return Offer(tr("Everything is tracked"), False, tr("Correct a frame, then R repairs the span"))
+        text = _describe(plan, "" if self._is_new(plan) else tr("Track again:"))
         seconds = estimate_s(plan, self._engine.timing, self._encoded)
         if phase is not ModelPhase.READY:
             return Offer(text, False, tr("The model is still loading"))

@@ -112,7 +112,9 @@ class _Toast(QFrame):
         layout.addWidget(picture)
         label = QLabel(text)
         label.setTextFormat(Qt.TextFormat.PlainText)
-        if label.sizeHint().width() > 520:
+        if label.sizeHint().width() <= 520:
+            picture.setAlignment(Qt.AlignmentFlag.AlignVCenter)
+        else:
             label.setWordWrap(True)
             label.setMinimumWidth(min(520, host.width() - 12 * GRID))
         label.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
