@@ -2,7 +2,8 @@
 
 ``{"objects": [{"id": 1, "name": "dog", "prompts": [{"frame": 0, "box": [x0, y0, x1, y1]},
 {"frame": 0, "points": [[x, y], ...], "labels": [1, 0, ...]}, {"frame": 40, "mask": RLE-or-PNG-path}]}]}``
-in pixels of the original frame. Entries of one object on one frame add up; a mask stands alone.
+in pixels of the original frame. Entries of one object on one frame add up; a mask stands alone. An object may
+have a ``"class"``, too.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class PromptedObject:
 
     object_id: int
     name: str
+    class_name: str | None
     prompts: tuple[Prompt, ...]
 
 
@@ -106,11 +108,10 @@ class _Reader:
         return value
 
     def _object(self, value: Any, where: str) -> PromptedObject:
-        self._known_keys(value, where, {"id", "prompts"}, frozenset({"name"}))
+        self._known_keys(value, where, {"id", "prompts"}, frozenset({"name", "class"}))
         object_id = self._whole(value["id"], 1, _MAX_OBJECT_ID, f"“id” of {where}")
-        name = value.get("name", f"Object {object_id}")
-        if not isinstance(name, str) or not name.strip():
-            raise self._error(f"“name” of {where} must be text")
+        name = self._name(value.get("name", f"Object {object_id}"), f"“name” of {where}")
+        class_name = self._name(value["class"], f"“class” of {where}") if "class" in value else None
         entries = value["prompts"]
         if not isinstance(entries, list) or not entries:
             raise self._error(f"“prompts” of {where} must be a list of at least one prompt")
@@ -119,7 +120,13 @@ class _Reader:
             prompt = self._prompt(entry, object_id, f"prompt {number} of {where}")
             earlier = by_frame.get(prompt.frame_index)
             by_frame[prompt.frame_index] = prompt if earlier is None else self._join(earlier, prompt, where)
-        return PromptedObject(object_id, name.strip(), tuple(by_frame[frame] for frame in sorted(by_frame)))
+        prompts = tuple(by_frame[frame] for frame in sorted(by_frame))
+        return PromptedObject(object_id, name, class_name, prompts)
+
+    def _name(self, value: Any, what: str) -> str:
+        if not isinstance(value, str) or not value.strip():
+            raise self._error(f"{what} must be text")
+        return value.strip()
 
     def _join(self, first: Prompt, second: Prompt, where: str) -> Prompt:
         frame = first.frame_index

@@ -50,6 +50,7 @@ def test_boxes_points_and_masks_are_read(folder: Path) -> None:
             {
                 "id": 7,
                 "name": "dog",
+                "class": "animal",
                 "prompts": [
                     {"frame": 9, "mask": masks.to_coco(rle)},
                     {"frame": 0, "box": [1, 2, 30.5, 20]},
@@ -63,12 +64,13 @@ def test_boxes_points_and_masks_are_read(folder: Path) -> None:
         PromptedObject(
             7,
             "dog",
+            "animal",
             (
                 Prompt(0, 7, ((3.0, 4.0), (5.5, 6.0)), (1, 0), (1.0, 2.0, 30.5, 20.0)),
                 Prompt(9, 7, mask=rle),
             ),
         ),
-        PromptedObject(2, "Object 2", (Prompt(3, 2, ((1.0, 1.0),), (1,), (0.0, 0.0, 5.0, 5.0)),)),
+        PromptedObject(2, "Object 2", None, (Prompt(3, 2, ((1.0, 1.0),), (1,), (0.0, 0.0, 5.0, 5.0)),)),
     ]
 
 
@@ -116,6 +118,7 @@ BOX = {"frame": 0, "box": [1, 1, 5, 5]}
         (one(BOX, id="1"), "“id” of object 1"),
         (one(BOX, name=""), "“name” of object 1"),
         (one(BOX, name=5), "“name” of object 1"),
+        (one(BOX, **{"class": None}), "“class” of object 1"),
         (one(BOX, colour="red"), "unknown entry “colour”"),
         (one({"box": [1, 1, 5, 5]}), "lacks “frame”"),
         (one({"frame": 10, "box": [1, 1, 5, 5]}), "from 0 to 9"),
