@@ -107,7 +107,7 @@ def from_coco(value: Mapping[str, Any], expected_size: tuple[int, int] | None = 
     try:
         height, width = (int(v) for v in value["size"])
         counts = value["counts"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise MaskError("A mask is not a COCO RLE with 'size' and 'counts'.") from error
     if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
         raise MaskError(f"A mask has the impossible size {height} x {width}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from app.formats.reading import (
     clean_color,
     clean_name,
     clean_share,
+    is_number,
     load_json,
 )
 from app.formats.selection import NO_CLASS, Selection, objects_json, provenance, video_name
@@ -130,7 +130,8 @@ def read(path: Path, video: VideoInfo) -> Imported:
     names = {}
     for entry in reader.items(value, "categories", 100_000) if "categories" in value else []:
         entry = reader.mapping(entry, "a category")
-        names[entry.get("id")] = clean_name(entry.get("name"), "") if _is_id(entry.get("id")) else ""
+        if _is_id(entry.get("id")):
+            names[entry["id"]] = clean_name(entry.get("name"), "")
     tracks = {}
     for entry in reader.items(value, "tracks", 100_000) if "tracks" in value else []:
         entry = reader.mapping(entry, "a track")
@@ -159,7 +160,7 @@ def read(path: Path, video: VideoInfo) -> Imported:
                 rle = masks.merge([before.rle, mask.rle])
                 mask = FrameMask(mask.frame_index, number, rle, mask.score, 1.0, MaskSource.IMPORTED)
             by_frame[mask.frame_index] = mask
-        track = tracks.get(entries[0].get("track_id"), {})
+        track = tracks.get(track_id, {})
         attributes = entries[0].get("attributes")
         stated = attributes.get("name") if isinstance(attributes, dict) else None
         category = entries[0].get("category_id")
@@ -268,7 +269,7 @@ def _from_polygons(reader: Reader, polygons: list[Any], video: VideoInfo) -> Rle
         if not isinstance(polygon, list) or not 6 <= len(polygon) <= _MAX_NUMBERS or len(polygon) % 2:
             reader.fail("a polygon does not have three or more points")
         for number in polygon:
-            if not isinstance(number, int | float) or isinstance(number, bool) or not math.isfinite(number):
+            if not is_number(number):
                 reader.fail("a polygon has a coordinate that is no number")
         points = np.array(polygon, np.float64).reshape(-1, 2)
         # Rasterizing takes time and memory by a polygon's length, inside the frame or not.

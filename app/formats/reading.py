@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ MAX_JSON_BYTES = 512 << 20
 MAX_OBJECTS = 4096
 MAX_MASKS = 2_000_000
 _MAX_NAME = 200
+_MAX_NUMBER = 1e15
 
 
 def load_json(path: Path) -> Mapping[str, Any]:
@@ -118,6 +118,9 @@ def clean_color(value: Any) -> str | None:
 
 def clean_share(value: Any, fallback: float) -> float:
     """A number in 0..1."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return min(max(float(value), 0.0), 1.0)
-    return fallback
+    return min(max(float(value), 0.0), 1.0) if is_number(value) else fallback
+
+
+def is_number(value: Any) -> bool:
+    """True for a finite number of a size that a picture can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_NUMBER

@@ -99,6 +99,7 @@ def test_hostile_counts_are_refused_or_fill_the_mask(counts: bytes) -> None:
         {},
         {"size": [3, 4]},
         {"size": [0, 4], "counts": []},
+        {"size": [float("inf"), 4], "counts": []},
         {"size": [3, 10**9], "counts": [3 * 10**9]},
         {"size": [3, 4], "counts": [3, 2, 6]},
         {"size": [3, 4], "counts": [13, -1]},
