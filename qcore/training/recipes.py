@@ -90,9 +90,9 @@ RECIPES: dict[str, Recipe] = {
     # From random weights but the trunk's, one data-centre GPU and 12 or more loader workers.
     "gpu-scratch": Recipe(
         phases=(
-            Phase(0.2, ((1.0, BatchShape(32, 1, 3, 0)),), balance=1.0),
-            Phase(0.85, ((0.3, BatchShape(32, 1, 3, 0)), (0.7, BatchShape(8, 5, 3, 0)))),
-            Phase(1.0, ((0.2, BatchShape(32, 1, 3, 0)), (0.8, BatchShape(5, 8, 3, 0)))),
+            Phase(0.2, ((1.0, BatchShape(64, 1, 3, 0)),), balance=1.0),
+            Phase(0.85, ((0.3, BatchShape(64, 1, 3, 0)), (0.7, BatchShape(16, 5, 3, 0)))),
+            Phase(1.0, ((0.2, BatchShape(64, 1, 3, 0)), (0.8, BatchShape(10, 8, 3, 0)))),
         ),
         learning_rate=8e-4,
         trunk_factor=0.25,
@@ -102,8 +102,8 @@ RECIPES: dict[str, Recipe] = {
     # From a trained model, one data-centre GPU.
     "gpu-refine": Recipe(
         phases=(
-            Phase(0.75, ((0.35, BatchShape(32, 1, 3, 0)), (0.65, BatchShape(8, 5, 3, 0)))),
-            Phase(1.0, ((0.2, BatchShape(32, 1, 3, 0)), (0.8, BatchShape(5, 8, 3, 0)))),
+            Phase(0.75, ((0.35, BatchShape(64, 1, 3, 0)), (0.65, BatchShape(16, 5, 3, 0)))),
+            Phase(1.0, ((0.2, BatchShape(64, 1, 3, 0)), (0.8, BatchShape(10, 8, 3, 0)))),
         ),
         warmup_steps=300,
         average=0.999,

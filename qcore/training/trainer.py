@@ -71,19 +71,15 @@ class RunConfig:
     """Every n-th checkpoint is kept under its own name, for choosing among them; 0 = none."""
 
 
-class ClipDataset(Dataset[ClipBatch]):
-    """Batch of step n; every step has its own random numbers.
-
-    With a budget of minutes the phase of a step is not known ahead: then workers must be 0.
-    """
+class ClipDataset(Dataset[tuple[ClipBatch, BatchShape]]):
+    """Batches by step and shape; every step has its own random numbers."""
 
     def __init__(self, pack: TrainingPack, recipe: Recipe, config: RunConfig) -> None:
         self._generator = ClipGenerator(pack, recipe.synthesis, config.seed)
         self._recipe, self._config = recipe, config
 
-    def __getitem__(self, step: int) -> ClipBatch:
-        assert self._config.budget.steps is not None
-        return self.make(step, self.shape(step, self._config.budget.progress(step, 0)))
+    def __getitem__(self, key: tuple[int, BatchShape]) -> tuple[ClipBatch, BatchShape]:
+        return self.make(*key), key[1]
 
     def shape(self, step: int, progress: float) -> BatchShape:
         """What the batch of a step looks like: the same on every rank, so that none waits for another."""
@@ -115,8 +111,6 @@ class Trainer:
     ) -> None:
         if (config.budget.steps is None) == (config.budget.minutes is None):
             raise TrainingError("Give the training's length either in steps or in minutes.")
-        if config.workers and config.budget.steps is None:
-            raise TrainingError("Workers need a training length in steps.")
         self.device = torch.device(config.device)
         self.model = model.to(self.device)
         self.arch, self.recipe, self.config = arch, recipe, config
@@ -138,6 +132,8 @@ class Trainer:
         started = last = last_saved = time.monotonic()
         report = _Report()
         batches = self._batches()
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         while (progress := self._progress()) < 1.0:
             batch, shape = next(batches)
             result = self._train_step(batch, shape, progress)
@@ -250,22 +246,24 @@ class Trainer:
         return float(clock)
 
     def _batches(self) -> Iterator[tuple[ClipBatch, BatchShape]]:
-        steps = self.config.budget.steps
         if self.config.workers == 0:
-            while True:
-                shape = self.data.shape(self.step, self._progress())
-                yield self.data.make(self.step, shape), shape
-        assert steps is not None
-        loader: DataLoader[ClipBatch] = DataLoader(
+            yield from (self.data[key] for key in self._keys())
+            return
+        # the loader asks for keys a little ahead: with a budget of minutes, phases change that much later
+        yield from DataLoader(
             self.data,
             batch_size=None,
-            sampler=range(self.step, steps),
+            sampler=self._keys(),
             num_workers=self.config.workers,
             prefetch_factor=4,
             pin_memory=self.device.type == "cuda",
         )
-        for step, batch in zip(range(self.step, steps), loader):
-            yield batch, self.data.shape(step, self.config.budget.progress(step, 0))
+
+    def _keys(self) -> Iterator[tuple[int, BatchShape]]:
+        step = self.step
+        while True:
+            yield step, self.data.shape(step, self.config.budget.progress(step, self.seconds))
+            step += 1
 
     def _freeze(self, blocks: int) -> None:
         """Leave the stem and the first blocks of the trunk as they are (0: train all of it)."""
