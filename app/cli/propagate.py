@@ -136,8 +136,12 @@ def _track(
     from qcore.tracking.session import VideoSession
 
     _add_objects(project, objects)
-    options = {} if args.mutual_kv is None else {"mutual_kv": mutual_kv_settings(args.mutual_kv)}
-    session = VideoSession(model, source, feature_cache_bytes=_FEATURE_CACHE_BYTES, **options)
+    session = VideoSession(
+        model,
+        source,
+        feature_cache_bytes=_FEATURE_CACHE_BYTES,
+        mutual_kv=mutual_kv_settings(args.mutual_kv),
+    )
     began = time.perf_counter()
     tally = _Tally(len(source))
     with console.progress(f"Tracking {_count(len(objects), 'object')}", None, "frames") as progress:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from app.cli.errors import CommandError
 
 if TYPE_CHECKING:
     from sam2.modeling.sam2_base import SAM2Base
+
+    from qcore.tracking.mutual_kv import MutualKvSettings
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -50,12 +51,13 @@ def _mutual_kv(text: str) -> float | str | None:
     return value
 
 
-def mutual_kv_settings(choice: float | str | None) -> Any:
+def mutual_kv_settings(choice: float | str | None) -> MutualKvSettings | None:
     """The session's Mutual-KV settings for the option's value; None for off."""
     if choice is None:
         return None
-    settings = importlib.import_module("qcore.tracking.mutual_kv").MutualKvSettings
-    return settings(epsilon=None if choice == "auto" else choice)
+    from qcore.tracking.mutual_kv import MutualKvSettings  # brings torch
+
+    return MutualKvSettings(epsilon=None if isinstance(choice, str) else choice)
 
 
 def choose_device(wanted: str) -> str:
@@ -77,14 +79,21 @@ def choose_device(wanted: str) -> str:
 
 
 def load_for_tracking(model_id: str, device: str) -> tuple[SAM2Base, str]:
-    """The model on this device's fastest kernels, and the name of their arithmetic (``fp32``, ``bf16``).
+    """The model on this device's fastest kernels, and its precision.
+
+    That is the bits of a quantized bundle (``w6a6``), else the kernels' arithmetic (``fp32``, ``bf16``).
 
     Raises:
         CommandError: no such device.
         ModelError: the model cannot be loaded.
     """
     from qcore.models import load_model
+    from qcore.models.loading import resolve_model
+    from qcore.models.registry import stored_facts
     from qcore.runtime import lower
 
     model = load_model(model_id, device=choose_device(device))
-    return model, str(lower(model).precision)
+    arithmetic = str(lower(model).precision)
+    path = resolve_model(model_id)
+    facts = stored_facts(path) if path.suffix == ".safetensors" else None
+    return model, facts.precision if facts is not None and facts.is_bundle else arithmetic

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import pickle
 import warnings
@@ -61,7 +60,9 @@ def load_model(
         metadata = safetensors_metadata(path)
         if BUNDLE_METADATA_KEY in metadata:
             # imported here because qcore.quant builds on this module
-            model: SAM2Base = importlib.import_module("qcore.quant.bundle").load_bundle(path)
+            from qcore.quant.bundle import load_bundle
+
+            model = load_bundle(path)
             if image_size is not None:
                 set_image_size(model, image_size)
             return model.to(device).eval().requires_grad_(False)

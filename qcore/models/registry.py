@@ -130,11 +130,9 @@ def _describe(path: Path) -> ModelSpec:
     if path.suffix == ".safetensors":
         kind, precision, licence = ModelKind.BUNDLE, "unknown", "as its base model"
         try:
-            metadata = safetensors_metadata(path)
-            precision = bundle_precision(metadata) or "fp16"
-            if BUNDLE_METADATA_KEY not in metadata:
-                kind = ModelKind.EMBEDDED
-            licence = metadata.get("licence", licence)
+            facts = stored_facts(path)
+            kind = ModelKind.BUNDLE if facts.is_bundle else ModelKind.EMBEDDED
+            precision, licence = facts.precision, facts.licence or licence
         except ModelError:
             precision = "damaged"
     return ModelSpec(
@@ -149,28 +147,35 @@ def _describe(path: Path) -> ModelSpec:
     )
 
 
-def bundle_precision(metadata: dict[str, str]) -> str | None:
-    """``w6a6`` and the like from a bundle's header; None when the file is no bundle.
+@dataclass(frozen=True, slots=True)
+class StoredFacts:
+    """What a safetensors file says about itself, as far as lists show it."""
 
-    Only what `models list` shows: `qcore.quant.bundle` validates the header.
+    is_bundle: bool
+    precision: str
+    """Bits of a bundle such as ``w6a6``; else ``fp16``."""
+    licence: str | None
+
+
+def stored_facts(path: Path) -> StoredFacts:
+    """Look into a safetensors file's metadata; `qcore.quant.bundle` is what validates a bundle.
+
+    Raises:
+        ModelError: not a safetensors file.
     """
+    metadata = safetensors_metadata(path)
     if BUNDLE_METADATA_KEY not in metadata:
-        return None
+        return StoredFacts(False, "fp16", metadata.get("licence"))
     try:
         header = json.loads(metadata[BUNDLE_METADATA_KEY])
     except (ValueError, RecursionError):
-        return "damaged"
+        header = None
     if not isinstance(header, dict):
-        return "damaged"
-    bits = header.get("bits", header.get("config"))
-    if isinstance(bits, str):
-        return bits
-    if isinstance(bits, dict):
-        pairs = [(bits.get(f"{key}_bits"), bits.get(f"{key}s")) for key in ("weight", "activation")]
-        weight, activation = (first if isinstance(first, int) else second for first, second in pairs)
-        if isinstance(weight, int) and isinstance(activation, int):
-            return f"w{weight}a{activation}"
-    return "quantized"
+        return StoredFacts(True, "damaged", None)
+    bits, licence = header.get("bits"), header.get("licence")
+    return StoredFacts(
+        True, bits if isinstance(bits, str) else "quantized", licence if isinstance(licence, str) else None
+    )
 
 
 def model_spec(model_id: str) -> ModelSpec:
@@ -233,9 +238,8 @@ def model_statuses() -> list[ModelStatus]:
         precision, licence = spec.precision, spec.licence
         if path is not None and spec.kind is ModelKind.EMBEDDED:
             try:
-                metadata = safetensors_metadata(path)
-                precision = bundle_precision(metadata) or "fp16"
-                licence = metadata.get("licence", licence)
+                facts = stored_facts(path)
+                precision, licence = facts.precision, facts.licence or licence
             except ModelError:
                 precision = "damaged"
         rows.append(

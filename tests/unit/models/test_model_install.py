@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import pickle
 from pathlib import Path
@@ -229,6 +230,19 @@ def test_a_compact_model_file_is_imported_listed_and_removed(compact_file: Path)
     remove_model("mine")
     with pytest.raises(ModelError, match="There is no model 'mine'"):
         model_spec("mine")
+
+
+def test_a_bundle_is_listed_with_its_bits_and_licence() -> None:
+    models_dir().mkdir(parents=True)
+    header = json.dumps({"format": "qcore.sam2", "bits": "w6a6", "licence": "CC0-1.0"})
+    save_file({"a": torch.zeros(1)}, models_dir() / "mine.safetensors", metadata={"qcore": header})
+    save_file({"a": torch.zeros(1)}, models_dir() / "odd.safetensors", metadata={"qcore": "[1"})
+    rows = {row.id: row for row in model_statuses()}
+    assert (rows["mine"].kind, rows["mine"].precision, rows["mine"].licence) == ("bundle", "w6a6", "CC0-1.0")
+    assert rows["odd"].precision == "damaged"
+    for model_id in ("mine", "odd"):
+        with pytest.raises(ModelError):
+            load_model(model_id)
 
 
 def test_an_imported_model_cannot_take_a_registry_id_or_leave_the_folder(compact_file: Path) -> None:
