@@ -17,7 +17,7 @@ from typing import Any
 
 from PySide6.QtCore import QCoreApplication, QObject, Qt, Signal, Slot
 
-from app.engine.backend import Backend, QcoreBackend
+from app.engine.backend import Backend, QcoreBackend, Recall
 from app.engine.plan import TrackPlan
 from app.engine.queue import Job, JobQueue, Priority
 from app.engine.records import EngineError, ModelPhase, ModelState, Phase, TaskState
@@ -244,8 +244,18 @@ class Engine(QObject):
 
     # ---- tracking --------------------------------------------------------------------------------------
 
-    def track(self, title: str, plan: TrackPlan, conditions: Conditions, anchors: Mapping[Key, Rle]) -> int:
-        """Start a propagation and return its task id; masks arrive by `masks_tracked`."""
+    def track(
+        self,
+        title: str,
+        plan: TrackPlan,
+        conditions: Conditions,
+        anchors: Mapping[Key, Rle],
+        recall: Recall | None = None,
+    ) -> int:
+        """Start a propagation and return its task id; masks arrive by `masks_tracked`.
+
+        ``recall`` gives masks of earlier work behind the start; it is called on the engine's thread.
+        """
         if plan.is_empty:
             raise EngineError("There is nothing to track.")
         task = next(self._ids)
@@ -256,7 +266,7 @@ class Engine(QObject):
 
         def steps() -> Iterator[None]:
             meter.begin()
-            with closing(self._bench.track(plan, held, starts)) as results:
+            with closing(self._bench.track(plan, held, starts, recall)) as results:
                 for result in results:
                     if result is not None:
                         meter.done += 1

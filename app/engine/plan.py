@@ -11,6 +11,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from qcore.tracking.types import Direction
 
 
@@ -65,18 +68,21 @@ class TrackPlan:
         """Highest frame visited."""
         return max(run.high for run in self.runs)
 
-    def frames(self) -> set[int]:
-        """Every frame visited."""
-        return {frame for run in self.runs for frame in range(run.low, run.high + 1)}
+    def visited(self, frame_count: int) -> npt.NDArray[np.bool_]:
+        """One flag for every frame of the clip: it is visited."""
+        flags = np.zeros(frame_count, np.bool_)
+        for run in self.runs:
+            flags[run.low : run.high + 1] = True
+        return flags
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ObjectFrames:
-    """What the project knows about one object, as sorted frame numbers."""
+    """What the project knows about one object, as ascending frame numbers."""
 
     object_id: int
-    keyframes: Sequence[int]
-    masked: Sequence[int] = ()
+    keyframes: Sequence[int] | npt.NDArray[np.int64]
+    masked: Sequence[int] | npt.NDArray[np.int64] = ()
     """Frames with a non-empty mask of any source; a run may start from one of them."""
 
 
@@ -91,23 +97,32 @@ def plan_tracking(
     """
     spans: list[_Span] = []
     for item in objects:
-        keys = [k for k in item.keyframes if low <= k <= high]
-        known = sorted({*keys, *(m for m in item.masked if low <= m <= high)})
-        if not known:
+        keys = _within(item.keyframes, low, high)
+        masked = _within(item.masked, low, high)
+        if not len(keys) and not len(masked):
             continue
         if direction is Direction.BOTH:
-            if not keys:
-                keys = [min(known, key=lambda m: abs(m - current))]
-            spans.append(_Span(low, high, Direction.BOTH, item, keys[0]))
+            anchor = int(keys[0]) if len(keys) else int(masked[np.abs(masked - current).argmin()])
+            spans.append(_Span(low, high, direction, item, anchor))
         elif direction is Direction.FORWARD:
-            position = bisect_right(known, current)
-            anchor = known[position - 1] if position else known[0]
+            behind = [int(f[i - 1]) for f in (keys, masked) if (i := _count_to(f, current))]
+            anchor = max(behind) if behind else min(int(f[0]) for f in (keys, masked) if len(f))
             spans.append(_Span(anchor, high, direction, item, anchor))
         else:
-            position = bisect_left(known, current)
-            anchor = known[position] if position < len(known) else known[-1]
+            ahead = [int(f[i]) for f in (keys, masked) if (i := _count_to(f, current - 1)) < len(f)]
+            anchor = min(ahead) if ahead else max(int(f[-1]) for f in (keys, masked) if len(f))
             spans.append(_Span(anchor, low, direction, item, anchor))
     return _plan(spans)
+
+
+def _within(frames: Sequence[int] | npt.NDArray[np.int64], low: int, high: int) -> npt.NDArray[np.int64]:
+    found = np.asarray(frames, np.int64)
+    return found[np.searchsorted(found, low) : np.searchsorted(found, high, side="right")]
+
+
+def _count_to(frames: npt.NDArray[np.int64], frame: int) -> int:
+    """How many of the ascending frames are at or before one."""
+    return int(np.searchsorted(frames, frame, side="right"))
 
 
 def plan_repair(objects: Iterable[ObjectFrames], current: int, frame_count: int) -> TrackPlan:
@@ -118,7 +133,7 @@ def plan_repair(objects: Iterable[ObjectFrames], current: int, frame_count: int)
     """
     spans: list[_Span] = []
     for item in objects:
-        keys = sorted(item.keyframes)
+        keys = [int(k) for k in item.keyframes]
         at = bisect_left(keys, current)
         before = keys[at - 1] if at else None
         after_at = bisect_right(keys, current)
@@ -153,13 +168,14 @@ def _plan(spans: Iterable[_Span]) -> TrackPlan:
     writes = 0
     for span in spans:
         low, high = min(span.start, span.stop), max(span.start, span.stop)
-        kept = {k for k in span.item.keyframes if low <= k <= high} | {span.anchor}
-        count = high - low + 1 - len(kept)
+        keys = _within(span.item.keyframes, low, high)
+        from_keyframe = bool((keys == span.anchor).any())
+        count = high - low + 1 - len(keys) - (not from_keyframe)
         if count <= 0:
             continue
         writes += count
         groups.setdefault((span.start, span.stop, span.direction), []).append(span.item.object_id)
-        if span.anchor not in span.item.keyframes:
+        if not from_keyframe:
             anchors.add((span.item.object_id, span.anchor))
     runs = tuple(Run(*ends, tuple(ids)) for ends, ids in groups.items())
     everybody = tuple(sorted({object_id for run in runs for object_id in run.object_ids}))

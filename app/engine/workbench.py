@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.backend import Backend, LoadedModel, TrackingSession
+from app.engine.backend import Backend, LoadedModel, Recall, TrackingSession
 from app.engine.plan import TrackPlan
 from app.engine.records import EngineError
 from qcore.masks import Rle
@@ -84,6 +84,8 @@ class Workbench:
         self._session: TrackingSession | None = None
         self._applied: dict[Key, tuple[Prompt, Rle]] = {}
         self._prior: tuple[Key, Rle | None] | None = None
+        """While a click is answered: what it refines."""
+        self._track_recall: Recall | None = None
         self.timing = Timing()
 
     @property
@@ -104,6 +106,7 @@ class Workbench:
     def set_frames(self, frames: Any) -> None:
         """Take over a frame source (or None); the previous one is closed."""
         self._session = None
+        self._track_recall = None  # it belongs to the previous project
         self._applied.clear()
         if self._frames is not None:
             self._frames.close()
@@ -162,6 +165,8 @@ class Workbench:
     def _recall(self, frame_index: int, object_id: int) -> Rle | None:
         if self._prior is not None and self._prior[0] == (object_id, frame_index):
             return self._prior[1]
+        if self._prior is None and self._track_recall is not None:
+            return self._track_recall(frame_index, object_id)
         return None
 
     def _bring(self, wanted: Conditions, object_ids: set[int], leave: Key | None = None) -> None:
@@ -192,7 +197,11 @@ class Workbench:
     # ---- tracking --------------------------------------------------------------------------------------
 
     def track(
-        self, plan: TrackPlan, conditions: Conditions, anchors: Mapping[Key, Rle]
+        self,
+        plan: TrackPlan,
+        conditions: Conditions,
+        anchors: Mapping[Key, Rle],
+        recall: Recall | None = None,
     ) -> Generator[MaskResult | None]:
         """Do a plan step by step; None is yielded after a step that made no mask (preparation).
 
@@ -202,6 +211,7 @@ class Workbench:
         starts = dict(conditions)
         for (object_id, frame), rle in anchors.items():
             starts.setdefault((object_id, frame), Condition(frame, object_id, mask=rle))
+        self._track_recall = recall
         self._bring(starts, set(plan.object_ids))
         yield None
         for run in plan.runs:

@@ -189,7 +189,7 @@ class CanvasPresenter(QObject):
         if mask is None:
             if project.prompt(frame, track.object_id) is not None:
                 return FrameFacts(track.name, hint=tr("Waiting for the model…"))
-            if self._document.masked_frames(track.object_id):
+            if len(self._document.masked_frames(track.object_id)):
                 return FrameFacts(track.name, hint=tr("Not tracked on this frame yet: press T."))
             return FrameFacts(track.name, hint=tr("Click it in the picture, or drag a box around it."))
         lane = project.lane(track.object_id)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 from PySide6.QtCore import QObject, Signal
 from PySide6.QtGui import QUndoStack
 
 from app.project.changes import Change
 from app.project.errors import ProjectError
-from app.project.lanes import LaneCell
 from app.project.project import Project
 from app.ui.undo import ChangeCommand
 
@@ -99,13 +100,13 @@ class Document(QObject):
 
     def keyframes(self, object_id: int) -> list[int]:
         """Frames of an object that condition the tracker: prompted or protected, ascending."""
-        project = self.need()
-        lane = project.lane(object_id)
-        return [int(f) for f in (lane.protected | (lane.cells == LaneCell.PROMPTED)).nonzero()[0]]
+        index = self.need().index(object_id)
+        found: list[int] = np.flatnonzero(index.prompted | index.protected()).tolist()
+        return found
 
-    def masked_frames(self, object_id: int) -> list[int]:
+    def masked_frames(self, object_id: int) -> npt.NDArray[np.int64]:
         """Frames on which the object has a mask that is not empty, ascending."""
-        return [int(f) for f in self.need().lane(object_id).area.nonzero()[0]]
+        return np.flatnonzero(self.need().index(object_id).area)
 
     def trackable(self, object_ids: Sequence[int] | None = None) -> list[int]:
         """Objects that are not locked and have something to start from."""
@@ -116,5 +117,5 @@ class Document(QObject):
             for object_id in chosen
             if object_id in project.objects
             and not project.objects[object_id].locked
-            and (self.keyframes(object_id) or self.masked_frames(object_id))
+            and (self.keyframes(object_id) or len(self.masked_frames(object_id)))
         ]

@@ -52,6 +52,8 @@ from app.ui.window_actions import connect_actions
 from app.ui.window_dialogs import WindowDialogs
 
 REMEMBER_MS = 800
+_NOT_YET, _NOT_ANY_MORE = -1, -2
+"""Of following the tracked frame: nothing was followed yet; the user is busy with a frame of their own."""
 
 
 class MainWindow(QMainWindow):
@@ -163,7 +165,7 @@ class MainWindow(QMainWindow):
         self._saved.setSingleShot(True)
         self._saved.setInterval(600)
         self._saved.timeout.connect(self._show_saved)
-        self._followed = -1
+        self._followed = _NOT_YET
 
     def _wire(self) -> None:
         canvas, engine, prompts, tracking = self.canvas, self.engine, self.prompts, self.tracking
@@ -218,6 +220,7 @@ class MainWindow(QMainWindow):
 
         def call(*args: object) -> None:
             if self.document.is_open:
+                self._followed = _NOT_ANY_MORE
                 if self.navigation.playback.is_playing or self.presenter.shown_frame != self.workspace.frame:
                     self.navigation.jump(max(0, self.presenter.shown_frame))
                 slot(*args)  # type: ignore[operator]
@@ -268,7 +271,7 @@ class MainWindow(QMainWindow):
         """Show the frame that was just tracked, unless the user looks elsewhere."""
         if not self.settings.value("tracking.follow") or self.navigation.playback.is_playing:
             return
-        if self._followed in (-1, self.workspace.frame):
+        if self._followed in (_NOT_YET, self.workspace.frame):
             self._followed = frame
             self.workspace.go_to(frame)
 
@@ -279,7 +282,7 @@ class MainWindow(QMainWindow):
         for action_id in ("track.pause", "track.cancel"):
             self.actions_table[action_id].setEnabled(running)
         if not running:
-            self._followed = -1
+            self._followed = _NOT_YET
         self.prompts.previews_allowed = not running
 
     def _cancel_task(self, task: int) -> None:
@@ -335,7 +338,7 @@ class MainWindow(QMainWindow):
             self.canvas.setFocus()
 
     def _clip_changed(self) -> None:
-        self._followed = -1
+        self._followed = _NOT_YET
         count = self.workspace.frame_count
         self.status.set_clip(
             tr("{0} frames, {1:g} fps").format(count, round(self.workspace.fps, 2)) if count else ""

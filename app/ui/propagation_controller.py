@@ -14,7 +14,6 @@ from app.engine.plan import ObjectFrames, TrackPlan, plan_repair, plan_tracking
 from app.engine.records import ModelPhase, Phase, TaskState
 from app.engine.workbench import Condition, Key, Timing
 from app.project.errors import ProjectError
-from app.project.lanes import LaneCell
 from app.project.model import Provenance
 from app.project.propagation import PropagationPass
 from app.ui.document import Document
@@ -55,11 +54,10 @@ def estimate_s(plan: TrackPlan, timing: Timing, encoded: npt.NDArray[np.bool_] |
     """Seconds a plan will take by what frames cost so far; None while nothing was measured."""
     if timing.encode_s is None:
         return None
-    frames = plan.frames()
-    if encoded is None:
-        missing = len(frames)
-    else:
-        missing = sum(1 for f in frames if f >= len(encoded) or not encoded[f])
+    visited = plan.visited(max(plan.high + 1, 0 if encoded is None else len(encoded)))
+    missing = int(visited.sum())
+    if encoded is not None:
+        missing -= int((visited[: len(encoded)] & encoded).sum())
     # before anything was tracked: tracking one object costs about as much as encoding
     track_s = timing.encode_s if timing.track_s is None else timing.track_s
     return missing * timing.encode_s + plan.writes * track_s
@@ -146,20 +144,23 @@ class PropagationController(QObject):
         return plan_tracking(self._object_frames(wanted), direction, current, low, high)
 
     def _has_gap(self, object_id: int, plan: TrackPlan) -> bool:
-        cells = self._document.need().lane(object_id).cells
+        source = self._document.need().index(object_id).source
         return any(
-            bool((cells[run.low : run.high + 1] == LaneCell.NONE).any())
+            bool((source[run.low : run.high + 1] == 0).any())
             for run in plan.runs
             if object_id in run.object_ids
         )
 
     def primary_plan(self) -> TrackPlan:
         """What the primary button does: whatever is left to do, forward first; else forward once more."""
-        plans = [self.plan(d) for d in (Direction.FORWARD, Direction.BACKWARD, Direction.BOTH)]
-        for plan in plans:
+        forward = self.plan(Direction.FORWARD)
+        if not forward.is_empty and self._is_new(forward):
+            return forward
+        for direction in (Direction.BACKWARD, Direction.BOTH):
+            plan = self.plan(direction)
             if not plan.is_empty and self._is_new(plan):
                 return plan
-        return plans[0]
+        return forward
 
     def _is_new(self, plan: TrackPlan) -> bool:
         """True when it finds masks where there are none yet."""
@@ -257,7 +258,12 @@ class PropagationController(QObject):
         except ProjectError as error:
             self.failed.emit(str(error))
             return
-        task = self._engine.track(title, plan, conditions, anchors)
+
+        def recall(frame: int, object_id: int) -> Rle | None:
+            mask = project.mask(frame, object_id)
+            return None if mask is None else mask.rle
+
+        task = self._engine.track(title, plan, conditions, anchors, recall)
         self._running = _Running(task, PropagationPass(project, title), plan, title)
         self.refresh()
 

@@ -192,7 +192,10 @@ class ActionRegistry(QObject):
     def key_text(self, action_id: str) -> str:
         """Keys in force as the platform writes them, e.g. "Ctrl+Y"."""
         native = QKeySequence.SequenceFormat.NativeText
-        return ", ".join(QKeySequence(k).toString(native) for k in self.keys(action_id))
+        keys = self.keys(action_id)
+        # the Enter of the number pad goes without saying
+        shown = [k for k in keys if not (k.endswith("Enter") and k.replace("Enter", "Return") in keys)]
+        return ", ".join(QKeySequence(k).toString(native) for k in shown)
 
     def is_custom(self, action_id: str) -> bool:
         """True where the user chose the keys."""
