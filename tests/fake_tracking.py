@@ -15,6 +15,7 @@ import av
 import numpy as np
 
 from app.engine.backend import LoadedModel, Recall
+from app.engine.records import MutualKvChoice, MutualKvFacts
 from qcore.masks import Rle, decode, empty, encode
 from qcore.tracking.types import Direction, MaskResult, Prompt
 
@@ -203,3 +204,11 @@ class FakeBackend:
 
     def release_memory(self, loaded: LoadedModel) -> None:
         return None
+
+    def set_mutual_kv(self, session: FakeSession, choice: MutualKvChoice) -> None:
+        session.log.append(("mutual_kv", choice))
+
+    def mutual_kv_facts(self, session: FakeSession) -> MutualKvFacts | None:
+        choices = [value for name, value in session.log if name == "mutual_kv"]
+        tracked = any(name == "propagate" for name, _ in session.log)
+        return MutualKvFacts(7.0, 3.0, 0.41) if choices[-1].enabled and tracked else None

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from app.engine.records import MutualKvChoice, MutualKvFacts
 from qcore.masks import Rle
 from qcore.tracking.types import Direction, MaskResult, Prompt
 
@@ -95,6 +96,14 @@ class Backend(Protocol):
         """Give accelerator memory of dropped tensors back."""
         ...
 
+    def set_mutual_kv(self, session: TrackingSession, choice: MutualKvChoice) -> None:
+        """Change how memory frames share keys and values, and count from here."""
+        ...
+
+    def mutual_kv_facts(self, session: TrackingSession) -> MutualKvFacts | None:
+        """What sharing did; None before anything was tracked or while it is off."""
+        ...
+
 
 class QcoreBackend:
     """Models and sessions of `qcore`."""
@@ -121,6 +130,25 @@ class QcoreBackend:
 
         session: TrackingSession = VideoSession(loaded.model, frames, recall=recall)
         return session
+
+    def set_mutual_kv(self, session: TrackingSession, choice: MutualKvChoice) -> None:
+        """See `Backend.set_mutual_kv`."""
+        from qcore.tracking.mutual_kv import MutualKvSettings
+        from qcore.tracking.session import VideoSession
+
+        assert isinstance(session, VideoSession)
+        session.mutual_kv = MutualKvSettings(epsilon=choice.epsilon) if choice.enabled else None
+        session.reset_statistics()
+
+    def mutual_kv_facts(self, session: TrackingSession) -> MutualKvFacts | None:
+        """See `Backend.mutual_kv_facts`."""
+        from qcore.tracking.session import VideoSession
+
+        assert isinstance(session, VideoSession)
+        known = session.statistics
+        if session.mutual_kv is None or not known.steps:
+            return None
+        return MutualKvFacts(known.mean_memory_frames, known.mean_groups, known.macs_saved_share)
 
     def release_memory(self, loaded: LoadedModel) -> None:
         """See `Backend.release_memory`."""

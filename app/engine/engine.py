@@ -20,7 +20,14 @@ from PySide6.QtCore import QCoreApplication, QObject, Qt, Signal, Slot
 from app.engine.backend import Backend, QcoreBackend, Recall
 from app.engine.plan import TrackPlan
 from app.engine.queue import Job, JobQueue, Priority
-from app.engine.records import EngineError, ModelPhase, ModelState, Phase, TaskState
+from app.engine.records import (
+    EngineError,
+    ModelPhase,
+    ModelState,
+    MutualKvChoice,
+    Phase,
+    TaskState,
+)
 from app.engine.workbench import Condition, Conditions, Key, Timing, Workbench
 from qcore.masks import Rle
 from qcore.tracking.types import MaskResult, Prompt
@@ -70,6 +77,8 @@ class Engine(QObject):
     failed = Signal(str)
     """Background work failed: one sentence."""
     busy_changed = Signal(bool)
+    mutual_kv_changed = Signal(object)
+    """`MutualKvFacts`, or None while there are none."""
 
     _posted = Signal(object)
 
@@ -191,13 +200,24 @@ class Engine(QObject):
         self._last_encoded_post = now
         flags = self._bench.encoded_frames()
         timing = replace(self._bench.timing)
+        facts = self._bench.mutual_kv_facts()
 
         def tell() -> None:
             self.timing = timing
             self.timing_changed.emit(timing)
             self.encoded_changed.emit(flags)
+            self.mutual_kv_changed.emit(facts)
 
         self._post(tell)
+
+    def set_mutual_kv(self, choice: MutualKvChoice) -> None:
+        """Let memory frames that look alike share keys and values; takes effect with the next frame."""
+
+        def start() -> None:
+            self._bench.set_mutual_kv(choice)
+            self._post(lambda: self.mutual_kv_changed.emit(None))
+
+        self._queue.submit(Job(Priority.CONTROL, start, self._fail_quietly, key="mutual-kv"))
 
     # ---- prompts ---------------------------------------------------------------------------------------
 

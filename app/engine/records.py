@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -75,10 +75,21 @@ class ModelState:
 
 
 @dataclass(frozen=True, slots=True)
-class Speed:
-    """Measured cost of the work, for honest estimates; None until something was measured."""
+class MutualKvChoice:
+    """Whether memory frames that look alike share their keys and values, and how alike they must be."""
 
-    frame_s: float | None = None
-    """Seconds for one frame with one object, encoder included."""
-    extra_object_s: float = 0.0
-    samples: int = field(default=0, compare=False)
+    enabled: bool = False
+    epsilon: float = 0.94
+    """Cosine similarity above which frames share."""
+
+
+@dataclass(frozen=True, slots=True)
+class MutualKvFacts:
+    """What sharing did since it was last changed."""
+
+    memory_frames: float
+    """Mean number of memory frames attended to, before sharing."""
+    groups: float
+    """And after."""
+    saved_share: float
+    """Share of memory attention's arithmetic that was not needed, 0..1."""

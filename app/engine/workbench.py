@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from app.engine.backend import Backend, LoadedModel, Recall, TrackingSession
 from app.engine.plan import TrackPlan
-from app.engine.records import EngineError
+from app.engine.records import EngineError, MutualKvChoice, MutualKvFacts
 from qcore.masks import Rle
 from qcore.tracking.types import MaskResult, Prompt
 
@@ -86,6 +86,7 @@ class Workbench:
         self._prior: tuple[Key, Rle | None] | None = None
         """While a click is answered: what it refines."""
         self._track_recall: Recall | None = None
+        self._mutual_kv = MutualKvChoice()
         self.timing = Timing()
 
     @property
@@ -126,6 +127,7 @@ class Workbench:
         self._applied.clear()
         if self._loaded is not None and self._frames is not None:
             self._session = self._backend.open_session(self._loaded, self._frames, self._recall)
+            self._backend.set_mutual_kv(self._session, self._mutual_kv)
 
     def _need_session(self) -> TrackingSession:
         if self._loaded is None:
@@ -133,6 +135,16 @@ class Workbench:
         if self._session is None:
             raise EngineError("There is no video yet: open one first.")
         return self._session
+
+    def set_mutual_kv(self, choice: MutualKvChoice) -> None:
+        """Change how memory frames share keys and values, also between two frames of a propagation."""
+        self._mutual_kv = choice
+        if self._session is not None:
+            self._backend.set_mutual_kv(self._session, choice)
+
+    def mutual_kv_facts(self) -> MutualKvFacts | None:
+        """What sharing did since it was last changed."""
+        return None if self._session is None else self._backend.mutual_kv_facts(self._session)
 
     # ---- prompts ---------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from app.ui.document_controller import DocumentController, sample_clip
 from app.ui.frame_panel import FramePanel
 from app.ui.i18n import tr
 from app.ui.menus import build_menus, build_tool_bar, fill_recent, recent_title
+from app.ui.mutual_kv_panel import MutualKvPanel
 from app.ui.navigation_controller import NavigationController
 from app.ui.object_controller import ObjectController
 from app.ui.objects_panel import ObjectsPanel
@@ -93,6 +94,7 @@ class MainWindow(QMainWindow):
         self.timeline = Timeline()
         self.objects_panel = ObjectsPanel(actions)
         self.frame_panel = FramePanel(actions)
+        self.mutual_kv_panel = MutualKvPanel(self.settings)
         self.transport = TransportBar(actions)
         self.task_strip = TaskStrip()
         self.status = StatusBar()
@@ -106,6 +108,8 @@ class MainWindow(QMainWindow):
         side.addWidget(self.objects_panel, 1)
         side.addWidget(_line())
         side.addWidget(self.frame_panel)
+        side.addWidget(_line())
+        side.addWidget(self.mutual_kv_panel)
         self.across = QSplitter(Qt.Orientation.Horizontal)
         self.across.addWidget(self.canvas)
         self.across.addWidget(self.side)
@@ -200,6 +204,8 @@ class MainWindow(QMainWindow):
         engine.task_changed.connect(self.task_strip.show_task)
         engine.model_changed.connect(self._model_changed)
         engine.timing_changed.connect(self.status.set_timing)
+        engine.mutual_kv_changed.connect(self.mutual_kv_panel.show_facts)
+        self.mutual_kv_panel.chosen.connect(engine.set_mutual_kv)
         engine.failed.connect(self._fail)
         for part in (self.documents, self.objects, prompts, tracking, self.document, transfers):
             part.failed.connect(self._fail)
@@ -232,6 +238,7 @@ class MainWindow(QMainWindow):
     def start(self, path: str | None) -> None:
         """Load the model, open what the command line named."""
         self._load_model()
+        self.engine.set_mutual_kv(self.mutual_kv_panel.choice())
         if path:
             self.documents.open(path)
 

@@ -270,8 +270,13 @@ class PropagationController(QObject):
     def _note_provenance(self) -> None:
         model = self._engine.model
         self._document.need().record_provenance(
-            Provenance(model.model_id, model.precision, tool_version=__version__)
+            Provenance(model.model_id, model.precision, self._epsilon(), __version__)
         )
+
+    def _epsilon(self) -> float | None:
+        if not self._settings.value("tracking.mutual_kv"):
+            return None
+        return float(self._settings.value("tracking.mutual_kv_epsilon"))
 
     def set_paused(self, paused: bool) -> None:
         """Hold the propagation, or let it go on."""

@@ -108,6 +108,16 @@ SCHEMA: tuple[Setting, ...] = (
         "How many frames that command tracks.", Kind.WHOLE, 30, minimum=1, maximum=100000, suffix=" frames",
     ),
     Setting(
+        "tracking.mutual_kv", "Tracking", "Mutual-KV",
+        "Memory frames that look alike share their keys and values: less work, nearly the same masks.",
+        Kind.SWITCH, False,
+    ),
+    Setting(
+        "tracking.mutual_kv_epsilon", "Tracking", "Mutual-KV likeness",
+        "How alike memory frames must be to share; lower shares more.", Kind.NUMBER, 0.94,
+        minimum=0.5, maximum=1.0, step=0.01,
+    ),
+    Setting(
         "review.threshold", "Review", "Needs attention below",
         "Frames with less confidence than this are what N jumps to.", Kind.NUMBER, 0.6,
         minimum=0.0, maximum=1.0, step=0.05,

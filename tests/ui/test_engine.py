@@ -9,7 +9,7 @@ from fake_tracking import FakeBackend, FakeFrames, box, true_mask
 
 from app.engine.engine import Engine, sentence
 from app.engine.plan import ObjectFrames, plan_tracking
-from app.engine.records import EngineError, ModelPhase, Phase
+from app.engine.records import EngineError, ModelPhase, MutualKvChoice, Phase
 from app.engine.workbench import Condition
 from qcore.masks import decode, encode
 from qcore.tracking.types import Direction, Prompt
@@ -178,3 +178,14 @@ def test_shutdown_during_a_propagation_ends_the_thread_and_closes_the_frames(qtb
 )
 def test_every_error_becomes_a_sentence(error, words):
     assert words in sentence(error)
+
+
+def test_mutual_kv_reaches_the_session_survives_a_new_model_and_its_numbers_come_back(qtbot, ready, backend):
+    choice = MutualKvChoice(True, 0.9)
+    ready.set_mutual_kv(choice)
+    with qtbot.waitSignal(ready.mutual_kv_changed, check_params_cb=lambda f: f is not None) as signal:
+        ready.track("t", forward(), CONDITIONS, {})
+    assert signal.args[0].saved_share == 0.41
+    with qtbot.waitSignal(ready.model_changed, check_params_cb=lambda s: s.is_ready):
+        ready.load_model("other")
+    assert ("mutual_kv", choice) in backend.session.log and len(backend.sessions) == 2

@@ -8,9 +8,10 @@ import pytest
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtWidgets import QPushButton, QWidget
 
-from app.engine.records import Phase, TaskState
+from app.engine.records import MutualKvChoice, MutualKvFacts, Phase, TaskState
 from app.ui.background import Background
 from app.ui.frame_panel import FrameFacts, FramePanel
+from app.ui.mutual_kv_panel import MutualKvPanel
 from app.ui.objects_panel import ROW_HEIGHT, ObjectRow, ObjectsPanel, Part
 from app.ui.shortcuts import ActionRegistry
 from app.ui.task_strip import TaskStrip
@@ -152,3 +153,18 @@ def test_background_results_and_errors_come_back_to_the_gui_thread(qtbot):
     qtbot.waitUntil(lambda: len(got) == 2)
     background.shutdown()
     assert ("ok", "w1") in got and ("no", threading.main_thread()) in got
+
+
+def test_mutual_kv_is_one_setting_shown_in_two_places(qtbot, settings):
+    panel = MutualKvPanel(settings)
+    qtbot.addWidget(panel)
+    panel.show()
+    told = []
+    panel.chosen.connect(told.append)
+    panel.switch.setChecked(True)
+    panel.slider.setValue(80)
+    assert told == [MutualKvChoice(True, 0.94), MutualKvChoice(True, 0.8)]
+    settings.set("tracking.mutual_kv_epsilon", 0.6)
+    assert panel.slider.value() == 60 and panel.value.text() == "0.60"
+    panel.show_facts(MutualKvFacts(7.0, 3.0, 0.41))
+    assert panel.facts.text() == "7.0 → 3.0 memories, −41 % attention"
