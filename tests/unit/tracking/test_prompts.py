@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sam2.modeling.sam2_base import SAM2Base
 from tracking_kit import FRAME_COUNT, HEIGHT, WIDTH, Clip, disc_center
 
 from qcore import masks
 from qcore.masks import Rle
+from qcore.models import load_model
 from qcore.tracking.errors import TrackingError
+from qcore.tracking.mutual_kv import MutualKvSettings
 from qcore.tracking.session import VideoSession
 from qcore.tracking.types import Prompt
 
@@ -168,3 +171,16 @@ def test_tracking_without_a_prompt_or_outside_the_video_is_refused(
         session.propagate(objects=[9])
     with pytest.raises(TrackingError, match="outside the video"):
         session.propagate(0, FRAME_COUNT)
+
+
+def test_a_half_precision_model_tracks_nearly_as_the_exact_one(embedded_model: SAM2Base, clip: Clip) -> None:
+    half = load_model("embedded-fp16", dtype=torch.bfloat16, image_size=256)
+    tracks = []
+    for model in (embedded_model, half):
+        session = VideoSession(model, clip.source(), mutual_kv=MutualKvSettings(epsilon=0.9))
+        session.set_prompt(clicks(0, 1))
+        session.add_mask(4, DISC, session.set_prompt(clicks(4, 2)).rle)
+        tracks.append(list(session.propagate()))
+        assert session.statistics.groups < session.statistics.memory_frames
+    for exact, rounded in zip(*tracks, strict=True):
+        assert masks.iou(exact.rle, rounded.rle) > 0.9
