@@ -103,8 +103,8 @@ class MutualKvConfig:
 
     epsilon: float | None = None
     """Similarity above which memory frames share keys and values; None: found by ``target_groups``."""
-    target_groups: float = 0.6
-    """Mean share of groups per memory frame on the calibration clips to aim at (4 of 7)."""
+    target_groups: float = 0.75
+    """Mean share of groups per memory frame on the calibration clips to aim at (5 of 7)."""
     log_bias: bool = True
     """Weight a merged key by its number of frames."""
 
