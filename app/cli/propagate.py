@@ -32,18 +32,27 @@ from qcore.evaluation.memory import peak_rss_bytes
 from qcore.tracking.types import Direction, MaskResult
 from qcore.video import FrameSource, open_source
 
+_EPILOG = """the prompts file, in pixels of the original frame:
+  {"objects": [{"id": 1, "name": "dog", "prompts": [
+    {"frame": 0, "box": [x0, y0, x1, y1]},
+    {"frame": 0, "points": [[x, y], ...], "labels": [1, 0, ...]},
+    {"frame": 40, "mask": COCO RLE, or the path of a PNG beside the file}]}]}
+labels: 1 = part of the object, 0 = not. An object may have a "class".
+
+Ctrl-C stops; with --project what is done is kept."""
+
 _BATCH = 16
 """Masks that are handed to the project together."""
-_FEATURE_CACHE_BYTES = 256 << 20
+_FEATURE_CACHE_BYTES = 64 << 20
 """A single pass comes back to no frame but the prompted ones."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
     parser.add_argument("video", type=Path, help="a video, or a folder of frames")
-    parser.add_argument(
-        "--prompts", type=Path, required=True, metavar="P.json", help="what to track (see the README)"
-    )
+    parser.add_argument("--prompts", type=Path, required=True, metavar="P.json", help="what to track")
     add_model_options(parser)
     parser.add_argument("--start", type=int, metavar="N", help="first frame in the direction of travel")
     parser.add_argument("--stop", type=int, metavar="N", help="last frame in the direction of travel")
