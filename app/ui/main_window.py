@@ -33,6 +33,7 @@ from app.ui.document_controller import DocumentController, sample_clip
 from app.ui.frame_panel import FramePanel
 from app.ui.i18n import tr
 from app.ui.menus import build_menus, build_tool_bar, fill_recent, recent_title
+from app.ui.model_controller import ModelController
 from app.ui.mutual_kv_panel import MutualKvPanel
 from app.ui.navigation_controller import NavigationController
 from app.ui.object_controller import ObjectController
@@ -160,6 +161,7 @@ class MainWindow(QMainWindow):
         self.tracking = PropagationController(document, workspace, self.engine, settings, self)
         self.objects = ObjectController(self.objects_panel, self.actions_table, document, workspace, self)
         self.transfers = TransferController(document, self.background, self)
+        self.models = ModelController(self.background, self)
         self.dialogs = WindowDialogs(self)
         self._remember = QTimer(self)
         self._remember.setSingleShot(True)
@@ -196,6 +198,10 @@ class MainWindow(QMainWindow):
         tracking.finished.connect(lambda text: self.toasts.show(text, Tone.SUCCESS))
         transfers = self.transfers
         transfers.task_changed.connect(self.task_strip.show_task)
+        self.models.task_changed.connect(self.task_strip.show_task)
+        self.models.installed.connect(
+            lambda i: self.toasts.show(tr("{0} is installed.").format(i), Tone.SUCCESS)
+        )
         transfers.exported.connect(self.dialogs.tell_exported)
         transfers.imported.connect(lambda text: self.toasts.show(text, Tone.SUCCESS))
         self.transport.primary_clicked.connect(tracking.primary)
@@ -207,7 +213,7 @@ class MainWindow(QMainWindow):
         engine.mutual_kv_changed.connect(self.mutual_kv_panel.show_facts)
         self.mutual_kv_panel.chosen.connect(engine.set_mutual_kv)
         engine.failed.connect(self._fail)
-        for part in (self.documents, self.objects, prompts, tracking, self.document, transfers):
+        for part in (self.documents, self.objects, prompts, tracking, self.document, transfers, self.models):
             part.failed.connect(self._fail)
         for notice in (self.documents, self.objects, self.navigation):
             notice.noticed.connect(lambda text: self.toasts.show(text))
@@ -295,6 +301,8 @@ class MainWindow(QMainWindow):
     def _cancel_task(self, task: int) -> None:
         if self.transfers.owns(task):
             self.transfers.cancel(task)
+        elif self.models.owns(task):
+            self.models.cancel(task)
         else:
             self.tracking.stop()
 
@@ -428,6 +436,7 @@ class MainWindow(QMainWindow):
         self.tracking.stop()
         self.dialogs.stop()
         self.transfers.stop()
+        self.models.stop()
         self.documents.close()
         self.background.shutdown()
         self.loader.shutdown()

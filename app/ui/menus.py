@@ -32,7 +32,8 @@ MENUS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "&Object",
-        ("object.finish", "object.rename", "object.visible", "object.lock", "object.remove", "",
+        ("object.finish", "object.rename", "object.visible", "object.lock", "object.absent",
+         "object.remove", "",
          "object.next", "object.previous", "object.all"),
     ),
     (
@@ -40,7 +41,7 @@ MENUS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("track.forward", "track.backward", "track.both", "track.frames", "track.repair", "",
          "track.pause", "track.cancel", "", "track.in", "track.out", "track.clear_range"),
     ),
-    ("T&ools", ("tool.point", "tool.box", "tool.brush", "tool.eraser", "tool.pan", "", "tools-end")),
+    ("T&ools", ("tool.point", "tool.box", "tool.brush", "tool.eraser", "tool.pan", "", "model.manage")),
     ("&Help", ("help.keys", "help.palette", "help.log", "", "help.about")),
 )  # fmt: skip
 
@@ -59,7 +60,7 @@ def build_menus(window: QMainWindow, actions: ActionRegistry) -> dict[str, QMenu
                 menu.addSeparator()
             elif entry == "recent":
                 menus["recent"] = menu.addMenu(tr("Open recent"))
-            elif entry != "tools-end":
+            else:
                 menu.addAction(actions[entry])
     search = QToolButton(bar)
     search.setDefaultAction(actions["help.palette"])

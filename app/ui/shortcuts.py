@@ -73,6 +73,7 @@ ACTIONS: tuple[ActionSpec, ...] = (
     _spec("object.rename", "Rename the object", "F2", "edit"),
     _spec("object.visible", "Show or hide the object", "H", "visible"),
     _spec("object.lock", "Lock or unlock the object", "L", "locked"),
+    _spec("object.absent", "The object is not in view here", "0", hint="an empty mask that tracking keeps"),
     _spec("object.remove", "Delete the object", "Shift+Del", "remove"),
     _spec("object.all", "Select all objects", "Ctrl+A"),
     *(_spec(f"object.select_{n}", f"Select object {n}", str(n)) for n in range(1, 10)),
@@ -101,6 +102,7 @@ ACTIONS: tuple[ActionSpec, ...] = (
     _spec("review.accept", "Accept this frame", "Ctrl+Return Ctrl+Enter", "accept"),
     _spec("review.next", "Next frame that needs attention", "N", "attention"),
     _spec("review.previous", "Previous frame that needs attention", "Shift+N"),
+    _spec("model.manage", "Models…", "", "model", hint="choose, download, import"),
     _spec("help.keys", "Keys", "F1", "keyboard"),
     _spec("help.palette", "Search actions…", "Ctrl+Shift+P", "search"),
     _spec("help.log", "Open the log folder", ""),
@@ -116,6 +118,7 @@ SECTION_TITLES: Mapping[str, str] = {
     "Play": "Moving through the clip",
     "Track": "Tracking",
     "Review": "Review",
+    "Model": "Models",
     "Help": "Help",
 }
 

@@ -53,6 +53,7 @@ def connect_actions(window: MainWindow) -> None:
     on("object.rename", objects.rename)
     on("object.visible", objects.toggle_visible)
     on("object.lock", objects.toggle_lock)
+    on("object.absent", objects.set_absent)
     on("object.remove", objects.remove)
     on("object.all", objects.select_all)
     for number in range(1, 10):
@@ -83,6 +84,7 @@ def connect_actions(window: MainWindow) -> None:
     on("review.accept", objects.accept)
     on("review.next", lambda: navigation.to_attention(True))
     on("review.previous", lambda: navigation.to_attention(False))
+    on("model.manage", dialogs.show_models)
     on("help.keys", dialogs.show_keys)
     on("help.palette", dialogs.show_palette)
     on("help.log", dialogs.open_log_folder)
@@ -102,6 +104,7 @@ def connect_actions(window: MainWindow) -> None:
 def _enable_for_selection(window: MainWindow) -> None:
     chosen = bool(window.workspace.selection)
     for action_id in (
-        "edit.clear", "edit.clear_tracked", "object.rename", "object.visible", "object.lock", "object.remove",
+        "edit.clear", "edit.clear_tracked", "object.absent", "object.rename", "object.visible",
+        "object.lock", "object.remove",
     ):  # fmt: skip
         window.actions_table[action_id].setEnabled(chosen and window.document.is_open)

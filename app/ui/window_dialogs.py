@@ -20,6 +20,7 @@ from app.ui.export_dialog import ExportDialog
 from app.ui.i18n import tr
 from app.ui.keys_dialog import KeysDialog
 from app.ui.models import model_choices
+from app.ui.models_dialog import ModelsDialog
 from app.ui.settings_dialog import SettingsDialog
 from app.ui.toasts import Tone
 from app.ui.transfer_controller import show_in_folder
@@ -140,8 +141,11 @@ class WindowDialogs(QObject):
             shown.search.setText(search)
 
     def show_models(self) -> None:
-        """Where the model and the device are chosen."""
-        self.show_settings(tr("Tracking"))
+        """Which models there are, and which one works."""
+        if not self._raise("models"):
+            dialog = ModelsDialog(self._window.models, self._window.settings, self._window)
+            dialog.settings_wanted.connect(lambda: self.show_settings(tr("Tracking")))
+            self._show("models", dialog)
 
     def show_keys(self) -> None:
         """The cheat-sheet."""

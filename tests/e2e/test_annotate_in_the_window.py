@@ -297,3 +297,21 @@ def test_a_moved_video_is_asked_for_and_found_again(open_window, engine_backend,
     with saved(again) as project:
         assert project.video.path == str(moved)
         assert project.mask(0, 1) is not None
+
+
+def test_an_object_out_of_view_is_said_so_and_stays_so(open_window, engine_backend, clip):
+    d = open_window(engine_backend, clip)
+    d.drag(*box(0, 0))
+    d.answered()
+    d.window.navigation.jump(6)
+    d.at(6)
+    d.key(Qt.Key.Key_0)
+    assert d.project.mask(6, 1).rle.is_empty and d.project.mask(6, 1).is_protected
+    d.window.navigation.jump(0)
+    d.key(Qt.Key.Key_T)
+    d.tracked()
+    d.key(Qt.Key.Key_Z, CTRL)
+    d.key(Qt.Key.Key_Z, CTRL | SHIFT)
+    with saved(d) as project:
+        assert project.mask(6, 1).rle.is_empty
+        assert_follows(project, 1, 0, range(4))  # nearer to the prompt than to the empty mask
