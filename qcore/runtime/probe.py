@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import logging
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,16 +26,16 @@ log = logging.getLogger(__name__)
 MIN_GAIN = 1.15
 """bfloat16 costs accuracy: it must beat float32 by this factor to be chosen."""
 _REPEATS = 5
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class KernelProbe:
-    """What was measured; times in milliseconds for one linear layer of 1024 x 512 x 1024."""
+    """What was measured; times in milliseconds for a linear layer of
+    1024 x 512 x 1024 on one thread."""
 
     processor: str
     torch_version: str
-    threads: int
     float32_ms: float
     bfloat16_ms: float
     packed_linear: bool
@@ -61,29 +63,40 @@ def cache_file() -> Path:
 
 
 def _fastest_ms(call: Callable[[], object]) -> float:
+    """Processor time of the fastest of several calls on one thread: what else runs does not count."""
     call()
     best = float("inf")
     for _ in range(_REPEATS):
-        started = time.perf_counter()
+        started = time.thread_time()
         call()
-        best = min(best, time.perf_counter() - started)
+        best = min(best, time.thread_time() - started)
     return best * 1000
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.inference_mode()
 def measure() -> KernelProbe:
-    """Time float32 against bfloat16 on the CPU; takes some tens of milliseconds."""
+    """Time float32 against bfloat16 on one CPU thread; takes some tens of milliseconds."""
     layer = nn.Linear(512, 1024)
     rows = torch.randn(1024, 512)
     times = {}
     for dtype in (torch.float32, torch.bfloat16):
         packed = PackedLinear.of(layer, dtype, rows.shape[0])
         operand = rows.to(dtype)
-        times[dtype] = _fastest_ms(lambda packed=packed, operand=operand: packed(operand))  # type: ignore[misc]
+        with _one_thread():
+            times[dtype] = _fastest_ms(functools.partial(packed, operand))
     return KernelProbe(
         processor_name(),
         torch.__version__,
-        torch.get_num_threads(),
         round(times[torch.float32], 3),
         round(times[torch.bfloat16], 3),
         has_packed_linear(),
@@ -97,14 +110,14 @@ def _read_cached(path: Path) -> KernelProbe | None:
         probe = KernelProbe(**content["probe"]) if content["format"] == _FORMAT else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    current = (processor_name(), torch.__version__, torch.get_num_threads())
-    if probe is None or (probe.processor, probe.torch_version, probe.threads) != current:
+    current = (processor_name(), torch.__version__)
+    if probe is None or (probe.processor, probe.torch_version) != current:
         return None
     return probe
 
 
 def cpu_kernels() -> KernelProbe:
-    """This machine's measurement: the remembered one while processor, torch and threads are the same."""
+    """This machine's measurement: the remembered one while processor and torch are the same."""
     path = cache_file()
     cached = _read_cached(path)
     if cached is not None:

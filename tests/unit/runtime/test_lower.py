@@ -57,16 +57,16 @@ def test_the_measurement_is_made_once_per_machine(monkeypatch: pytest.MonkeyPatc
     assert probe.cpu_kernels() == first
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1, "probe": {"processor": 1}}', "\0"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2, "probe": {"processor": 1}}', "\0"])
 def test_a_damaged_measurement_is_made_again(text: str) -> None:
     probe.cpu_kernels()
     probe.cache_file().write_text(text)
     assert probe.cpu_kernels().processor == probe.processor_name()
-    assert json.loads(probe.cache_file().read_text())["format"] == 1
+    assert json.loads(probe.cache_file().read_text())["format"] == probe._FORMAT
 
 
 def test_bf16_must_win_clearly() -> None:
-    times = {"processor": "", "torch_version": "", "threads": 1, "packed_linear": True}
+    times = {"processor": "", "torch_version": "", "packed_linear": True}
     slow = probe.KernelProbe(**times, packed_convolution=True, float32_ms=1.0, bfloat16_ms=0.95)
     fast = probe.KernelProbe(**times, packed_convolution=True, float32_ms=1.0, bfloat16_ms=0.5)
     assert slow.dtype is torch.float32
