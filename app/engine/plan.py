@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -102,8 +103,11 @@ def plan_tracking(
         if not len(keys) and not len(masked):
             continue
         if direction is Direction.BOTH:
-            anchor = int(keys[0]) if len(keys) else int(masked[np.abs(masked - current).argmin()])
-            spans.append(_Span(low, high, direction, item, anchor))
+            if not len(keys):
+                anchor = int(masked[np.abs(masked - current).argmin()])
+                spans.append(_Span(low, high, direction, item, anchor))
+            elif any(low <= k <= high for k in _sources(item)):
+                spans += _gaps(item, low, high)
         elif direction is Direction.FORWARD:
             behind = [int(f[i - 1]) for f in (keys, masked) if (i := _count_to(f, current))]
             anchor = max(behind) if behind else min(int(f[0]) for f in (keys, masked) if len(f))
@@ -126,30 +130,54 @@ def _count_to(frames: npt.NDArray[np.int64], frame: int) -> int:
 
 
 def plan_repair(objects: Iterable[ObjectFrames], current: int, frame_count: int) -> TrackPlan:
-    """Re-track only between the keyframes around ``current``.
-
-    With ``current`` itself a keyframe (the usual case: the user just corrected it) both gaps next to it are
-    tracked outward from it; otherwise its gap is tracked from both sides towards the middle.
-    """
+    """Re-track only between the keyframes before and after ``current``, each frame from its nearest one."""
     spans: list[_Span] = []
     for item in objects:
         keys = [int(k) for k in item.keyframes]
-        at = bisect_left(keys, current)
-        before = keys[at - 1] if at else None
-        after_at = bisect_right(keys, current)
-        after = keys[after_at] if after_at < len(keys) else None
-        low = 0 if before is None else before + 1
-        high = frame_count - 1 if after is None else after - 1
-        if current in keys:
-            spans.append(_Span(current, high, Direction.FORWARD, item, current))
-            spans.append(_Span(current, low, Direction.BACKWARD, item, current))
-        elif before is not None and after is not None:
-            spans.append(_Span(before, after, Direction.BOTH, item, before))
-        elif before is not None:
-            spans.append(_Span(before, high, Direction.FORWARD, item, before))
-        elif after is not None:
-            spans.append(_Span(after, low, Direction.BACKWARD, item, after))
+        at, after_at = bisect_left(keys, current), bisect_right(keys, current)
+        low = keys[at - 1] if at else 0
+        high = keys[after_at] if after_at < len(keys) else frame_count - 1
+        sources = _sources(item)
+        if not any(low <= k <= high for k in sources):
+            # out of view at all of them: come from the nearest frame where it was seen
+            behind, ahead = [k for k in sources if k < low], [k for k in sources if k > high]
+            if behind:
+                spans.append(_Span(behind[-1], high, Direction.FORWARD, item, behind[-1]))
+            elif ahead:
+                spans.append(_Span(ahead[0], low, Direction.BACKWARD, item, ahead[0]))
+            continue
+        spans += _gaps(item, low, high)
     return _plan(spans)
+
+
+def _sources(item: ObjectFrames) -> list[int]:
+    """Keyframes that show the object; one that says "not in view" is no place to track from."""
+    seen = np.isin(np.asarray(item.keyframes, np.int64), np.asarray(item.masked, np.int64))
+    shown = [int(k) for k in np.asarray(item.keyframes, np.int64)[seen]]
+    return shown or [int(k) for k in item.keyframes]
+
+
+def _gaps(item: ObjectFrames, low: int, high: int) -> list[_Span]:
+    """Fill ``low..high`` outward from the object's keyframes there; at least one of them is a source.
+
+    Between two that show the object both sides meet in the middle. Where it is said to be out of view in
+    between, each side comes up to the last such frame.
+    """
+    keys = [int(k) for k in _within(item.keyframes, low, high)]
+    shown = set(_sources(item))
+    good = [k for k in keys if k in shown]
+    spans = [
+        _Span(good[0], low, Direction.BACKWARD, item, good[0]),
+        _Span(good[-1], high, Direction.FORWARD, item, good[-1]),
+    ]
+    for left, right in pairwise(good):
+        absent = [k for k in keys if left < k < right]
+        if absent:
+            spans.append(_Span(left, absent[-1], Direction.FORWARD, item, left))
+            spans.append(_Span(right, absent[-1], Direction.BACKWARD, item, right))
+        else:
+            spans.append(_Span(left, right, Direction.BOTH, item, left))
+    return spans
 
 
 @dataclass(frozen=True, slots=True)

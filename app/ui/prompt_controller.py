@@ -301,8 +301,12 @@ class PromptController(QObject):
         self._preview_request = self._engine.preview(prompt)
 
     def _preview_ready(self, request: int, result: MaskResult) -> None:
-        if request == self._preview_request and self._hover is not None:
-            if result.frame_index == self._workspace.frame and not result.rle.is_empty:
-                self.preview_changed.emit(decode(result.rle))
-            else:
-                self.preview_changed.emit(None)
+        if request != self._preview_request or self._hover is None:
+            return
+        shown = None
+        if result.frame_index == self._workspace.frame and not result.rle.is_empty:
+            mask_hw = decode(result.rle)
+            # a guess that leaves out the very spot under the pointer would only confuse
+            if mask_hw[int(self._hover[1]), int(self._hover[0])]:
+                shown = mask_hw
+        self.preview_changed.emit(shown)

@@ -139,7 +139,7 @@ def test_a_correction_is_kept_and_repair_stays_between_the_keyframes(open_window
     d.key(Qt.Key.Key_R)
     d.tracked()
     visited = [entry for name, entry in engine_backend.session.log if name == "propagate"][-2:]
-    assert {(start, stop) for start, stop, _, _ in visited} == {(10, 22), (10, 1)}
+    assert {(start, stop) for start, stop, _, _ in visited} == {(0, 10), (10, 23)}
     with saved(d) as project:
         assert {f: project.mask(f, 1).rle for f in (0, 10, 23)} == before
         assert project.mask(23, 1).reviewed
