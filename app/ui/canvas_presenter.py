@@ -57,6 +57,7 @@ class CanvasPresenter(QObject):
         self._settings = settings
         self._decoded: OrderedDict[tuple[int, int], tuple[Rle, MaskArray]] = OrderedDict()
         self._shown = -1
+        self.highlight_changes = False
         self._refresh = QTimer(self)
         self._refresh.setSingleShot(True)
         self._refresh.setInterval(0)
@@ -144,9 +145,22 @@ class CanvasPresenter(QObject):
             None if active_track is None else active,
             None if active_track is None else self._color(active_track),
         )
+        self._canvas.set_reference(self._before(frame, active_track))
         self._objects.set_rows(rows)
         self._objects.set_selection(selection, active)
         self._panel.show_facts(self._facts(frame, active_track, masks))
+
+    def _before(self, frame: int, track: ObjectTrack | None) -> MaskArray | None:
+        """The active object's mask on the frame before, while changes are highlighted."""
+        if not self.highlight_changes or track is None or frame == 0:
+            return None
+        mask = self._document.need().mask(frame - 1, track.object_id)
+        return None if mask is None else self._decode(frame - 1, mask)
+
+    def set_highlight_changes(self, on: bool) -> None:
+        """Highlight where the active mask differs from the frame before, so that flicker shows."""
+        self.highlight_changes = on
+        self.refresh()
 
     def _color(self, track: ObjectTrack) -> str:
         project = self._document.need()

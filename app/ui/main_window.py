@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from PySide6.QtCore import QByteArray, QEvent, QObject, Qt, QTimer
 from PySide6.QtGui import QAction, QCloseEvent, QKeyEvent
 from PySide6.QtWidgets import (
@@ -184,7 +186,7 @@ class MainWindow(QMainWindow):
         canvas.gesture_changed.connect(lambda active: prompts.leave() if active else None)
         canvas.object_picked.connect(self.objects.pick)
         canvas.menu_requested.connect(self._canvas_menu)
-        canvas.files_dropped.connect(lambda paths: self.documents.open(paths[0]))
+        canvas.files_dropped.connect(self._dropped)
         canvas.space_tapped.connect(self.navigation.toggle_play)
         canvas.set_wheel_zooms(bool(self.settings.value("canvas.wheel_zooms")))
         prompts.preview_changed.connect(lambda mask: canvas.set_preview(mask))
@@ -247,6 +249,13 @@ class MainWindow(QMainWindow):
         self.engine.set_mutual_kv(self.mutual_kv_panel.choice())
         if path:
             self.documents.open(path)
+
+    def _dropped(self, paths: list[str]) -> None:
+        """Annotations come into the open project, anything else is opened."""
+        if paths[0].lower().endswith(".json") and self.document.is_open:
+            self.transfers.import_file(Path(paths[0]))
+        else:
+            self.documents.open(paths[0])
 
     def _load_model(self) -> None:
         self.engine.load_model(

@@ -26,7 +26,8 @@ MENUS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "&View",
-        ("view.fit", "view.actual", "view.zoom_in", "view.zoom_out", "", "view.hide_masks", "",
+        ("view.fit", "view.actual", "view.zoom_in", "view.zoom_out", "",
+         "view.hide_masks", "view.changes", "",
          "play.toggle", "play.previous", "play.next", "play.previous_10", "play.next_10", "play.first",
          "play.last", "", "play.previous_key", "play.next_key", "review.previous", "review.next"),
     ),

@@ -192,6 +192,15 @@ class ObjectController(QObject):
         for object_id in self._workspace.selection:
             command.extend(edits.set_object_class(project, object_id, class_id))
 
+    def rename_class(self, class_id: int) -> None:
+        """Ask for another name of a class."""
+        label = self._document.need().classes[class_id]
+        name, accepted = QInputDialog.getText(
+            self._window, tr("Rename class"), tr("Name of the class"), text=label.name
+        )
+        if accepted and name.strip():
+            self.do(lambda project: edits.change_class(project, class_id, name=name))
+
     def choose_color(self, object_id: int) -> None:
         """Ask for another colour."""
         project = self._document.project
@@ -287,22 +296,34 @@ class ObjectController(QObject):
         menu.addAction(self._actions["object.rename"])
         classes = menu.addMenu(icons.icon("class"), tr("Class"))
         present = project.objects[object_id].class_id
-        for label in project.classes.values():
-            action = classes.addAction(_swatch(label.color), label.name)
+        for known in project.classes.values():
+            action = classes.addAction(_swatch(known.color), known.name)
             action.setCheckable(True)
-            action.setChecked(label.class_id == present)
-            action.triggered.connect(lambda _=False, chosen=label.class_id: self.set_class(chosen))
+            action.setChecked(known.class_id == present)
+            action.triggered.connect(lambda _=False, chosen=known.class_id: self.set_class(chosen))
         if project.classes:
             none = classes.addAction(tr("No class"))
             none.triggered.connect(lambda: self.set_class(None))
             classes.addSeparator()
         classes.addAction(icons.icon("add"), tr("New class…")).triggered.connect(lambda: self.new_class())
+        label = project.classes.get(present) if present is not None else None
+        if label is not None:
+            classes.addSeparator()
+            classes.addAction(icons.icon("edit"), tr("Rename “{0}”…").format(label.name)).triggered.connect(
+                lambda: self.rename_class(label.class_id)
+            )
+            classes.addAction(icons.icon("remove"), tr("Delete “{0}”").format(label.name)).triggered.connect(
+                lambda: self.do(lambda p: edits.remove_class(p, label.class_id))
+            )
         menu.addAction(icons.icon("color"), tr("Colour…")).triggered.connect(
             lambda: self.choose_color(object_id)
         )
         menu.addSeparator()
         for action_id in ("object.visible", "object.lock"):
             menu.addAction(self._actions[action_id])
+        front = menu.addAction(tr("Bring to the front"))
+        front.setEnabled(next(iter(project.objects)) != object_id)
+        front.triggered.connect(lambda: self.do(lambda p: edits.move_object(p, object_id, 0)))
         menu.addSeparator()
         others = [t for t in project.objects.values() if t.object_id != object_id]
         if others:

@@ -59,6 +59,7 @@ ACTIONS: tuple[ActionSpec, ...] = (
     _spec("view.zoom_in", "Zoom in", "Ctrl+=", "zoom-in", repeat=True),
     _spec("view.zoom_out", "Zoom out", "Ctrl+-", "zoom-out", repeat=True),
     _spec("view.hide_masks", "Hide all masks", "", "overlay", checkable=True, hint="or hold Alt"),
+    _spec("view.changes", "Highlight what changed", "C", "", checkable=True, hint="against the frame before"),
     _spec("tool.point", "Points", "V", "point", checkable=True, hint="left adds, right excludes"),
     _spec("tool.box", "Box", "B", "box", checkable=True, hint="drag around the object"),
     _spec("tool.brush", "Brush", "P", "brush", checkable=True),

@@ -40,6 +40,8 @@ def connect_actions(window: MainWindow) -> None:
     on("view.zoom_out", lambda: canvas.zoom_by(0.8))
     hide = window.actions_table["view.hide_masks"]
     on("view.hide_masks", lambda: canvas.set_overlay_hidden(hide.isChecked()))
+    changes = window.actions_table["view.changes"]
+    on("view.changes", lambda: window.presenter.set_highlight_changes(changes.isChecked()))
     for tool in (Tool.POINT, Tool.BOX, Tool.BRUSH, Tool.ERASER, Tool.PAN):
         on(f"tool.{tool.value}", partial(canvas.set_tool, tool))
     canvas.tool_changed.connect(lambda tool: window.actions_table[f"tool.{tool.value}"].setChecked(True))
