@@ -22,6 +22,8 @@ import torch
 Similarity = npt.NDArray[np.float64]
 """Cosine similarities (n, n) of memory frames; -inf where two frames must not share."""
 
+DEFAULT_GROUP_SHARE = 4 / 7
+
 NO_MERGING = 1.0
 """From this epsilon on nothing is merged. Cosines may exceed 1 by rounding, so it is a case of its own."""
 
@@ -74,7 +76,7 @@ class MutualKvSettings:
     def __post_init__(self) -> None:
         if self.epsilon is not None and not self.epsilon >= -1.0:
             raise ValueError("Mutual-KV's epsilon is a cosine similarity, from -1 up.")
-        if not self.target_groups >= 1.0:
+        if self.target_groups is not None and not self.target_groups >= 1.0:
             raise ValueError("Mutual-KV needs a target of at least one group.")
 
     @property
@@ -104,7 +106,7 @@ class MutualKvSettings:
                 raise ValueError(f"Mutual-KV's {name} is either true or false.")
         for name in ("epsilon", "target_groups"):
             number = known.get(name, 1.0)
-            if number is None and name == "epsilon":
+            if number is None:
                 continue
             if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
                 raise ValueError(f"Mutual-KV's {name} must be a number.")

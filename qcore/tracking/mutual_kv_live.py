@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from qcore.tracking.mutual_kv import (
+    DEFAULT_GROUP_SHARE,
     NO_MERGING,
     MemoryFrame,
     MergedMemory,
@@ -73,7 +74,9 @@ class MutualKvStatistics:
 class MutualKv:
     """The merging of memory frames in one session; settings may change between frames."""
 
-    def __init__(self, settings: MutualKvSettings | None = None) -> None:
+    def __init__(self, settings: MutualKvSettings | None = None, map_count: int = 7) -> None:
+        """``map_count`` is the number of memory frames that the model attends to."""
+        self._default_target = max(1.0, DEFAULT_GROUP_SHARE * map_count)
         self._settings = settings
         self._cosines: OrderedDict[tuple[int, int], float] = OrderedDict()
         self._history: deque[tuple[Similarity, int]] = deque(maxlen=HISTORY_FRAMES)
@@ -115,7 +118,8 @@ class MutualKv:
             self._history.append((similarity, len(fixed)))
             matrices = [matrix for matrix, _ in self._history]
             mean_fixed = float(np.mean([count for _, count in self._history]))
-            epsilon = bisect_epsilon(matrices, settings.target_groups, settings.grouping, mean_fixed)
+            target = settings.target_groups or self._default_target
+            epsilon = bisect_epsilon(matrices, target, settings.grouping, mean_fixed)
         else:
             epsilon = settings.epsilon
         self.statistics.epsilon = epsilon

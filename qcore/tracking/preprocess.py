@@ -47,11 +47,11 @@ def image_tensor(rgb_hw3: npt.NDArray[np.uint8], image_size: int, device: torch.
 
     Pillow's default (bicubic, antialiased) resize is upstream's choice for frame folders.
     """
-    resized_hw3 = np.asarray(Image.fromarray(rgb_hw3).resize((image_size, image_size)))
+    resized_hw3 = np.array(Image.fromarray(rgb_hw3).resize((image_size, image_size)))
     mean_c11 = torch.tensor(IMAGENET_MEAN, device=device)[:, None, None]
     std_c11 = torch.tensor(IMAGENET_STD, device=device)[:, None, None]
-    pixels_chw = torch.from_numpy(resized_hw3.copy()).to(device).permute(2, 0, 1).float() / 255.0
-    return ((pixels_chw - mean_c11) / std_c11)[None].contiguous()
+    pixels_chw = torch.from_numpy(resized_hw3).to(device).permute(2, 0, 1).contiguous().float()
+    return pixels_chw.div_(255.0).sub_(mean_c11).div_(std_c11)[None]
 
 
 def point_inputs(

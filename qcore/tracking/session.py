@@ -67,7 +67,7 @@ class VideoSession:
         self._frame_count = len(source)
         self._size_hw = source.size
         self._encoder = FrameEncoder(model, source, FeatureCache(feature_cache_bytes), feature_dtype)
-        self._mutual_kv = MutualKv(mutual_kv)
+        self._mutual_kv = MutualKv(mutual_kv, model.num_maskmem)
         self._tracker = ObjectTracker(
             model,
             self._encoder,

@@ -253,12 +253,15 @@ def test_statistics_count_what_is_attended(micro_model: SAM2Base, clip: Clip) ->
     assert session.statistics.steps == 0
 
 
-def test_automatic_epsilon_leaves_the_groups_it_is_asked_for(embedded_model: SAM2Base, clip: Clip) -> None:
+@pytest.mark.parametrize(("target", "expected"), [(2.6, 2.6), (None, 4 / 7 * 4)])  # it has four memory frames
+def test_automatic_epsilon_leaves_the_groups_it_is_asked_for(
+    embedded_model: SAM2Base, clip: Clip, target: float | None, expected: float
+) -> None:
     source = EndlessSource(clip.frames, 28)
-    session = VideoSession(embedded_model, source, mutual_kv=MutualKvSettings(target_groups=2.5))
+    session = VideoSession(embedded_model, source, mutual_kv=MutualKvSettings(target_groups=target))
     session.set_prompt(Prompt(0, 1, (disc_center(0),), (1,)))
     list(session.propagate())
-    assert session.statistics.mean_groups == pytest.approx(2.5, abs=0.4)
+    assert session.statistics.mean_groups == pytest.approx(expected, abs=0.4)
     assert session.statistics.mean_memory_frames > 3.5
     assert 0.5 < session.statistics.epsilon < 1.0
 
@@ -283,7 +286,7 @@ def test_settings_change_between_frames(micro_model: SAM2Base, clip: Clip) -> No
     st.builds(
         MutualKvSettings,
         epsilon=st.none() | st.floats(-1, 2),
-        target_groups=st.floats(1, 7),
+        target_groups=st.none() | st.floats(1, 7),
         grouping=st.sampled_from(list(Grouping)),
         position=st.sampled_from(list(SharedPosition)),
         center=st.booleans(),
@@ -302,7 +305,7 @@ def test_settings_survive_being_written_down(chosen: MutualKvSettings) -> None:
         {"epsilon": "0.9"},
         {"epsilon": True},
         {"target_groups": 0.5},
-        {"target_groups": None},
+        {"target_groups": "4"},
         {"grouping": "best"},
         {"center": 1},
         {"speed": 3},
