@@ -70,7 +70,7 @@ def paint_box(
     )
     shown = QColor(theme.display_color(color))
     painter.setBrush(Qt.BrushStyle.NoBrush)
-    painter.setPen(QPen(SHADOW, 3.5))
+    painter.setPen(QPen(QColor(0, 0, 0, 70), 3.5))
     painter.drawRect(rect)
     pen = QPen(shown, 1.5)
     if dashed:

@@ -50,7 +50,7 @@ def paint_lane(
         line = QRectF(bar.left(), bar.top() - 3.5, bar.width(), 2)
         _strip(painter, line, axis, columns, QColor(colors.warning), reduced.low * 1.0 * faded, ratio)
     if axis.px_per_frame >= FRAME_GAPS_FROM:
-        _paint_gaps(painter, bar, axis, QColor(colors.surface))
+        _paint_gaps(painter, lane, bar, axis, QColor(colors.surface))
     painter.setOpacity(0.5 if not lane.visible else 1.0)
     _paint_marks(painter, lane, bar, axis)
     painter.setOpacity(1.0)
@@ -83,14 +83,14 @@ def _strip(
     painter.drawImage(QRectF(area.left(), area.top(), width, area.height()), image, QRectF(image.rect()))
 
 
-def _paint_gaps(painter: QPainter, bar: QRectF, axis: TimeAxis, color: QColor) -> None:
+def _paint_gaps(painter: QPainter, lane: Lane, bar: QRectF, axis: TimeAxis, color: QColor) -> None:
+    """Part the frames that have a mask from their neighbours."""
     start, stop = axis.visible_range()
+    has_mask = lane.cells[start:stop] >= Cell.TRACKED
     painter.setPen(QPen(color, 1))
-    lines = [
-        QLineF(bar.left() + axis.x_of(frame), bar.top(), bar.left() + axis.x_of(frame), bar.bottom())
-        for frame in range(start + 1, stop)
-    ]
-    painter.drawLines(lines)
+    for offset in np.flatnonzero(has_mask[1:] & has_mask[:-1]).tolist():
+        x = bar.left() + axis.x_of(start + 1 + offset)
+        painter.drawLine(QLineF(x, bar.top(), x, bar.bottom()))
 
 
 def _paint_marks(painter: QPainter, lane: Lane, bar: QRectF, axis: TimeAxis) -> None:
