@@ -148,6 +148,12 @@ class TestLanes:
         click(timeline, 40, lane_y(0))
         assert objects == []
 
+    def test_one_of_several_selected_objects_can_be_selected_alone(self, timeline):
+        timeline.set_lanes([lane(4, selected=True), lane(9, selected=True)])
+        objects = recorded(timeline.object_selected)
+        click(timeline, 40, lane_y(0))
+        assert objects == [(4,)]
+
     def test_many_lanes_scroll_with_the_wheel(self, timeline):
         timeline.set_lanes([lane(number) for number in range(1, 31)])
         objects = recorded(timeline.object_selected)
@@ -251,6 +257,11 @@ class TestTips:
         assert tip(70).endswith("tracked, confidence 0.30 (low)")
         assert tip(105).endswith("object 4: out of view")
         assert tip(10).endswith("object 4: not tracked yet")
+
+    def test_the_curve_tells_of_every_selected_object(self, timeline):
+        timeline.set_lanes([lane(n, selected=n != 2, tracked=slice(0, 200)) for n in (1, 2, 3)])
+        text = timeline.tip_at(x_of(timeline, 80), timeline.viewport().height() - 20)
+        assert [line.split(":")[0] for line in text.splitlines()[1:]] == ["object 1", "object 3"]
 
     def test_the_strip_tells_whether_features_are_ready(self, timeline):
         encoded = np.zeros(200, np.bool_)

@@ -125,9 +125,18 @@ def paint_encoded(
 
 
 def paint_confidence(
-    painter: QPainter, lane: Lane, area: QRectF, axis: TimeAxis, columns: Bins, threshold: float
+    painter: QPainter,
+    lane: Lane,
+    area: QRectF,
+    axis: TimeAxis,
+    columns: Bins,
+    threshold: float,
+    filled: bool = True,
 ) -> None:
-    """Draw a lane's confidence curve: the lowest value of each column, dips below the threshold filled."""
+    """Draw a lane's confidence curve: the lowest value of each column, dips below the threshold filled.
+
+    Among several curves in one area, none is ``filled`` down to the ground.
+    """
     colors = theme.current()
     value = columns.minimum(lane.confidence)
     if columns.is_gather:
@@ -153,8 +162,9 @@ def paint_confidence(
         ground = np.full(2, top + height)
         outline_x = np.concatenate([run_x, run_x[[-1, 0]]])
         painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(theme.with_alpha(color, 0.13))
-        painter.drawPolygon(_polygon(outline_x, np.concatenate([run_y, ground])))
+        if filled:
+            painter.setBrush(theme.with_alpha(color, 0.13))
+            painter.drawPolygon(_polygon(outline_x, np.concatenate([run_y, ground])))
         dip = np.maximum(run_y, level)
         if (run_y > level).any():
             painter.setBrush(theme.with_alpha(colors.warning, 0.55))

@@ -15,9 +15,7 @@ def paint_ruler(painter: QPainter, area: QRectF, axis: TimeAxis, fps: float) -> 
     """Draw ticks with frame numbers and, beside them, their time."""
     colors = theme.current()
     metrics = QFontMetricsF(painter.font())
-    number_width = metrics.horizontalAdvance(str(max(axis.frame_count, 100)))
-    time_width = metrics.horizontalAdvance(format_time(max(axis.frame_count, 1), fps))
-    spacing = number_width + time_width + 40
+    number_width, time_width, spacing = _label_widths(metrics, axis, fps)
     minor_pen, major_pen = QPen(QColor(colors.border_strong), 1), QPen(QColor(colors.text_muted), 1)
     for tick in ticks(axis, spacing):
         x = round(area.left() + axis.x_of(tick.frame)) + 0.5
@@ -38,6 +36,13 @@ def paint_ruler(painter: QPainter, area: QRectF, axis: TimeAxis, fps: float) -> 
                 flags,
                 format_time(tick.frame, fps),
             )
+
+
+def _label_widths(metrics: QFontMetricsF, axis: TimeAxis, fps: float) -> tuple[float, float, float]:
+    """Widths of a frame number and a time, and the least distance of two labels."""
+    number_width = metrics.horizontalAdvance(str(max(axis.frame_count, 100)))
+    time_width = metrics.horizontalAdvance(format_time(max(axis.frame_count, 1), fps))
+    return number_width, time_width, number_width + time_width + 40
 
 
 def paint_range(
@@ -78,9 +83,9 @@ def paint_range(
 
 
 def paint_playhead(
-    painter: QPainter, area: QRectF, bottom: float, axis: TimeAxis, frame: int, dragged: bool
+    painter: QPainter, area: QRectF, bottom: float, axis: TimeAxis, fps: float, frame: int, dragged: bool
 ) -> None:
-    """Draw the playhead with its frame number over the ruler."""
+    """Draw the playhead with its frame number over the ruler, in place of a label it would cut."""
     colors = theme.current()
     x = area.left() + axis.center_of(frame)
     if axis.px_per_frame >= 3:
@@ -91,8 +96,14 @@ def paint_playhead(
     painter.setPen(QPen(QColor(colors.accent), 1.5))
     painter.drawLine(QLineF(x, area.top() + 20, x, bottom))
     text = str(frame)
-    width = max(QFontMetricsF(painter.font()).horizontalAdvance(text) + 12, 22)
-    pill = playhead_pill(area, x, width)
+    metrics = QFontMetricsF(painter.font())
+    pill = playhead_pill(area, x, max(metrics.horizontalAdvance(text) + 12, 22))
+    number_width, time_width, spacing = _label_widths(metrics, axis, fps)
+    for tick in ticks(axis, spacing):
+        left = area.left() + axis.x_of(tick.frame) + 2
+        label = QRectF(left, area.top(), number_width + time_width + 16, area.height() - 10)
+        if tick.is_major and label.intersects(pill):
+            painter.fillRect(label, QColor(colors.window))
     painter.setPen(Qt.PenStyle.NoPen)
     painter.setBrush(QColor(colors.accent_fill_hover if dragged else colors.accent_fill))
     painter.drawRoundedRect(pill, 4, 4)

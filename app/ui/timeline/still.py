@@ -39,9 +39,9 @@ class Content:
     hover: Place
 
     @property
-    def selected(self) -> Lane | None:
-        """The selected object's lane."""
-        return next((lane for lane in self.lanes if lane.selected), None)
+    def selected(self) -> tuple[Lane, ...]:
+        """The selected objects' lanes."""
+        return tuple(lane for lane in self.lanes if lane.selected)
 
 
 def small_font(font: QFont) -> QFont:
@@ -97,18 +97,20 @@ def _paint_confidence(
     painter: QPainter, content: Content, layout: Layout, columns: Bins, font: QFont
 ) -> None:
     colors = theme.current()
-    area, lane = layout.confidence, content.selected
-    if lane is None or area.height() <= 0:
+    area = layout.confidence
+    if not content.selected or area.height() <= 0:
         return
     painter.fillRect(QRectF(0, area.top(), layout.width, area.height()), QColor(colors.window))
     painter.setPen(QColor(colors.text_muted))
     painter.setFont(small_font(font))
     painter.drawText(QRectF(12, area.top(), layout.left - 16, area.height()), _MIDDLE, _tr("Confidence"))
     painter.setFont(font)
-    if len(lane.confidence) == content.axis.frame_count:
-        painter.setClipRect(area)
-        paint_confidence(painter, lane, area, content.axis, columns, content.low_confidence)
-        painter.setClipping(False)
+    painter.setClipRect(area)
+    for lane in content.selected:
+        if len(lane.confidence) == content.axis.frame_count:
+            filled = len(content.selected) == 1
+            paint_confidence(painter, lane, area, content.axis, columns, content.low_confidence, filled)
+    painter.setClipping(False)
 
 
 def _paint_top(painter: QPainter, content: Content, layout: Layout, columns: Bins, font: QFont) -> None:

@@ -220,7 +220,7 @@ class Timeline(QAbstractScrollArea):
 
     def _playhead_area(self) -> QRect:
         x = self._layout().left + self._axis.center_of(self._current)
-        reach = 48 + self._axis.px_per_frame
+        reach = 200 + self._axis.px_per_frame  # with the label that its number may hide
         return QRectF(x - reach, 0, 2 * reach, self.viewport().height()).toAlignedRect()
 
     def paintEvent(self, event: QPaintEvent) -> None:
@@ -239,7 +239,7 @@ class Timeline(QAbstractScrollArea):
         painter.setClipRect(QRectF(layout.left, 0, layout.time_width, layout.height))
         painter.setFont(small_font(self.font()))
         dragged = self._drag == "playhead"
-        paint_playhead(painter, layout.ruler, layout.height, self._axis, self._current, dragged)
+        paint_playhead(painter, layout.ruler, layout.height, self._axis, self._fps, self._current, dragged)
 
     def _content(self) -> Content:
         return Content(
@@ -258,8 +258,10 @@ class Timeline(QAbstractScrollArea):
             return
         if event.button() != Qt.MouseButton.LeftButton or self._axis.frame_count == 0:
             return
-        if place.part in (Part.LANE, Part.LANE_NAME) and not self._lanes[place.lane].selected:
-            self.object_selected.emit(self._lanes[place.lane].object_id)
+        if place.part in (Part.LANE, Part.LANE_NAME):
+            lane = self._lanes[place.lane]
+            if not lane.selected or sum(other.selected for other in self._lanes) > 1:
+                self.object_selected.emit(lane.object_id)
         if place.part is Part.RANGE_IN:
             self._drag = "in"
         elif place.part is Part.RANGE_OUT:

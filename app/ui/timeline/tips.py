@@ -19,16 +19,17 @@ def tip(content: Content, place: Place, frame: int) -> str:
     if place.part is Part.LANE_NAME:
         return content.lanes[place.lane].name
     lines = [_tr("Frame {0} · {1}").format(frame, format_time(frame, content.fps))]
-    lane = None
+    lanes: tuple[Lane, ...] = ()
     if place.part is Part.LANE:
-        lane = content.lanes[place.lane]
+        lanes = (content.lanes[place.lane],)
     elif place.part is Part.CONFIDENCE:
-        lane = content.selected
+        lanes = content.selected
     elif place.part is Part.STRIP and content.encoded is not None and frame < len(content.encoded):
         ready = content.encoded[frame]
         lines.append(_tr("Features are ready") if ready else _tr("Features not computed yet"))
-    if lane is not None and frame < len(lane.cells):
-        lines.append(f"{lane.name}: {describe(lane, frame, content.low_confidence)}")
+    for lane in lanes:
+        if frame < len(lane.cells):
+            lines.append(f"{lane.name}: {describe(lane, frame, content.low_confidence)}")
     return "\n".join(lines)
 
 
