@@ -39,6 +39,8 @@ class _Running:
     title: str
     command: PassCommand | None = None
     stored: int = 0
+    frame: int = -1
+    """The frame whose objects are coming in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +321,11 @@ class PropagationController(QObject):
             self._document.undo_stack.push(running.command)
         running.stored += len(part)
         for result in results:
-            self.frame_tracked.emit(result.frame_index)
+            # a frame is done when the next one begins: until then some of its objects are missing
+            if result.frame_index != running.frame:
+                if running.frame >= 0:
+                    self.frame_tracked.emit(running.frame)
+                running.frame = result.frame_index
 
     def _task_changed(self, state: TaskState) -> None:
         running = self._running
@@ -335,6 +341,8 @@ class PropagationController(QObject):
 
     def _end(self, running: _Running, text: str) -> None:
         self._running = None
+        if running.frame >= 0:
+            self.frame_tracked.emit(running.frame)
         try:
             running.results.finish()
         except ProjectError as error:
