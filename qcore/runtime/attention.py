@@ -31,12 +31,23 @@ def has_packed_linear() -> bool:
     return True
 
 
+@functools.cache
+def packs(dtype: torch.dtype) -> bool:
+    """True when oneDNN's prepacked calls take this dtype here: bfloat16 needs AVX-512 or AVX-NE-CONVERT."""
+    if dtype is torch.float32:
+        return True
+    try:
+        return dtype is torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):
+        return False
+
+
 class PackedMatrix:
     """A (n, k) matrix re-laid once, to be multiplied from the left by many (m, k) blocks."""
 
     def __init__(self, matrix_nk: Tensor, bias_n: Tensor | None = None, rows_hint: int = QUERY_BLOCK) -> None:
         self.bias = bias_n
-        self.packed = matrix_nk.device.type == "cpu" and has_packed_linear()
+        self.packed = matrix_nk.device.type == "cpu" and packs(matrix_nk.dtype) and has_packed_linear()
         matrix_nk = matrix_nk.contiguous()
         self.matrix = (
             torch.ops.mkldnn._reorder_linear_weight(matrix_nk, rows_hint) if self.packed else matrix_nk

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qcore.runtime.attention import packs
 
 @functools.cache
 def has_packed_convolution() -> bool:
@@ -36,7 +37,8 @@ class PackedConv:
         self.stride: list[int] = list(source.stride)
         self.dilation: list[int] = list(source.dilation)
         self.groups = source.groups
-        self.packed = self.weight.device.type == "cpu" and (probe or has_packed_convolution())
+        on_cpu = self.weight.device.type == "cpu" and packs(dtype)
+        self.packed = on_cpu and (probe or has_packed_convolution())
         self._packed_for: tuple[int, ...] | None = None
         self._packed_weight: Tensor | None = None
 
