@@ -33,6 +33,7 @@ _PACKAGES = (
     ("pillow", "PIL", True),
     ("platformdirs", "platformdirs", True),
     ("tqdm", "tqdm", True),
+    ("psutil", "psutil", True),
     ("PySide6-Essentials", "PySide6", False),
     ("QtAwesome", "qtawesome", False),
 )

@@ -1,4 +1,4 @@
-"""`qminisam2 models`: list, download, import, verify and remove models."""
+"""`qminisam2 models`: list, download, import, verify, measure and remove models."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import dataclasses
 from pathlib import Path
 
 from app.cli.console import Console
+from app.cli.tracking import DEVICES, choose_device
 from qcore.models.install import download_model, import_model, remove_model, verify_model
 from qcore.models.registry import installed_path, model_statuses, models_dir
+from resources import resource_path
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verify.add_argument("id", nargs="?", help="one model (default: all installed ones)")
     removing = actions.add_parser("remove", help="delete a downloaded or imported model")
     removing.add_argument("id", help="id from 'qminisam2 models list'")
-    for action in (listing, download, importing, verify, removing):
+    measure = actions.add_parser("measure", help="time a model on this machine")
+    measure.add_argument("id", help="id from 'qminisam2 models list', or a model file")
+    measure.add_argument("--clip", type=Path, help="the video to track in (default: the sample clip)")
+    measure.add_argument("--device", choices=DEVICES, default="auto")
+    for action in (listing, download, importing, verify, removing, measure):
         action.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -50,6 +56,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 verify_model(model_id, progress.set)
             console.line(f"{model_id} is intact.")
         console.result([{"id": model_id, "intact": True} for model_id in wanted])
+    elif action == "measure":
+        _measure(args, console)
     else:
         freed = remove_model(args.id)
         console.line(f"{args.id} was removed ({_megabytes(freed)} freed).")
@@ -71,6 +79,25 @@ def _list(console: Console) -> None:
     missing = next((row for row in rows if not row.installed), None)
     if missing is not None:
         console.line(f"Install one with: qminisam2 models download {missing.id}")
+
+
+def _measure(args: argparse.Namespace, console: Console) -> None:
+    # torch is imported only for this action: the others answer at once
+    from qcore.evaluation.model_speed import FRAMES, measure_model
+    from qcore.video import open_source
+
+    clip = args.clip or next(iter(sorted(resource_path("sample").glob("*.mp4"))))
+    with open_source(clip) as source:
+        frames = [source[i] for i in range(min(FRAMES, len(source)))]
+    if len(frames) < FRAMES:  # a short clip is played to and fro
+        frames = (frames + frames[-2:0:-1]) * FRAMES
+    speed = measure_model(args.id, frames[:FRAMES], choose_device(args.device))
+    console.line(
+        f"{args.id}: {speed.frame_ms:.0f} ms a frame ({speed.encode_ms:.0f} encoding, {speed.track_ms:.0f} "
+        f"an object), {speed.peak_rss_mb:.0f} MiB, {speed.device} {speed.arithmetic}, "
+        f"{speed.threads} threads"
+    )
+    console.result({"id": args.id, "speed": speed.to_json()})
 
 
 def _megabytes(size: int | None) -> str:

@@ -14,12 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qcore.quant.errors import QuantizationError as QuantizationError
+
 MIN_BITS, MAX_BITS = 2, 8
 SMALLEST_SCALE = 1e-8
-
-
-class QuantizationError(ValueError):
-    """Quantization cannot go on; the message is one sentence for the user."""
 
 
 def quant_max(bits: int) -> int:

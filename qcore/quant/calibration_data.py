@@ -1,8 +1,6 @@
-"""Calibration clips: short runs of frames with one box prompt each, from videos, frame folders or projects.
+"""Calibration clips in memory: short runs of frames with one box prompt each (see `clip_selection`).
 
-The paper's set is 8 clips of 20 frames. Frames are taken ``stride`` apart (4 at 24 frames a second is the 6 a
-second that SA-V is annotated at), so that 20 of them span over three seconds. Where no prompt is given, the
-model itself proposes an object: ground truth is never used.
+Where no prompt is given, the model itself proposes an object: ground truth is never used.
 """
 
 from __future__ import annotations
@@ -10,20 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 
-from qcore.quant.affine import QuantizationError
-from qcore.video import open_source
-
-Box = tuple[float, float, float, float]
-Rgb = npt.NDArray[np.uint8]
+from qcore.quant.clip_selection import Box, ClipPlan, ClipRequest, Rgb, plan_clips, read_frames
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -40,51 +32,25 @@ class CalibrationClip:
     """None: an object is proposed by the model."""
 
 
-@dataclass(frozen=True)
-class ClipRequest:
-    """A video, frame folder or project's video, with the prompts known for it: (frame index, box)."""
-
-    path: Path
-    prompts: tuple[tuple[int, Box], ...] = ()
-
-
 def collect_clips(
     requests: Sequence[ClipRequest], clips: int = 8, frames_per_clip: int = 20, stride: int = 4
 ) -> list[CalibrationClip]:
-    """Cut ``clips`` clips from the given videos, as evenly as they go.
-
-    A video that is asked for several clips gives them at evenly spaced starts, or at its prompts' frames; a
-    short one is sampled with a smaller stride. Fewer videos than clips is fine.
+    """Choose clips as `plan_clips` does and decode them.
 
     Raises:
         QuantizationError: no video given, or one too short to hold two frames.
         VideoError: a video cannot be read.
     """
-    if not requests:
-        raise QuantizationError("Calibration needs at least one video or folder of frames.")
-    if frames_per_clip < 2 or clips < 1 or stride < 1:
-        raise QuantizationError("Calibration needs at least one clip of two frames.")
-    shares = [clips // len(requests) + (i < clips % len(requests)) for i in range(len(requests))]
-    found: list[CalibrationClip] = []
-    for request, share in zip(requests, shares):
-        if share == 0:
-            continue
-        with open_source(request.path) as source:
-            count = len(source)
-            if count < 2:
-                raise QuantizationError(f"{request.path.name} is too short to calibrate on.")
-            step = max(1, min(stride, (count - 1) // (frames_per_clip - 1)))
-            span = step * (frames_per_clip - 1)
-            latest = max(0, count - 1 - span)
-            starts: list[tuple[int, Box | None]] = []
-            starts += [(frame, box) for frame, box in request.prompts if frame < count - 1][:share]
-            if not starts:
-                starts = [(round(latest * (i + 0.5) / share), None) for i in range(share)]
-            for start, box in starts:
-                indices = [i for i in range(start, start + span + 1, step) if i < count]
-                frames = tuple(np.ascontiguousarray(source[i]) for i in indices)
-                found.append(CalibrationClip(f"{request.path.name}@{start}", frames, box))
-    return found
+    return [read_clip(plan) for plan in plan_clips(requests, clips, frames_per_clip, stride)]
+
+
+def read_clip(plan: ClipPlan) -> CalibrationClip:
+    """Decode the calibration frames of a planned clip.
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    return CalibrationClip(plan.name, read_frames(plan.path, plan.indices), plan.box_xyxy)
 
 
 def fingerprint(clips: Sequence[CalibrationClip]) -> str:

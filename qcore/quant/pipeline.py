@@ -54,6 +54,10 @@ class Progress:
     loss: float | None
     eta_s: float | None
     """Seconds left, judged by the pace so far; None at the start."""
+    unit: int = 0
+    """Which unit is being fitted, from 1; 0 in other stages."""
+    units: int = 0
+    """Units to fit in all; 0 until that is known."""
 
 
 @dataclass
@@ -81,7 +85,9 @@ class _Tracker:
         self._started = self._last = time.monotonic()
         self._first_done: float | None = None
 
-    def step(self, stage: str, module: str, done: float, loss: float | None = None) -> None:
+    def step(
+        self, stage: str, module: str, done: float, loss: float | None = None, unit: int = 0, units: int = 0
+    ) -> None:
         """Report at most every 0.2 s.
 
         Raises:
@@ -97,7 +103,7 @@ class _Tracker:
             self._first_done = done
         share = done - self._first_done
         eta = (now - self._started) * (1 - done) / share if share > 0.01 else None
-        self._progress(Progress(stage, module, min(1.0, done), loss, eta))
+        self._progress(Progress(stage, module, min(1.0, done), loss, eta, unit, units))
 
 
 def quantize_model(
@@ -230,9 +236,11 @@ def _reconstruct(
             def on_iteration(iteration: int, loss: float, index: int = index, unit: Unit = unit) -> None:
                 assert config.reconstruction is not None
                 part = iteration / max(1, config.reconstruction.iterations)
-                tracker.step("reconstruct", unit.name, 0.1 + 0.88 * (index + part) / len(units), loss)
+                done = 0.1 + 0.88 * (index + part) / len(units)
+                tracker.step("reconstruct", unit.name, done, loss, index + 1, len(units))
 
-            tracker.step("reconstruct", unit.name, 0.1 + 0.88 * index / len(units))
+            start = 0.1 + 0.88 * index / len(units)
+            tracker.step("reconstruct", unit.name, start, None, index + 1, len(units))
             if checkpoints.holds(unit.name):
                 reports.append(checkpoints.restore(unit))
                 continue

@@ -80,7 +80,7 @@ def measure_options(
     progress: Callable[[Progress], None] | None = None,
 ) -> list[Option]:
     """Error and size of every unit at every width in `CHOICES`."""
-    reference = _mask_logits(model, clips)
+    reference = mask_logits(model, clips)
     options: list[Option] = []
     for number, bits in enumerate(CHOICES):
         trial = dataclasses.replace(
@@ -100,14 +100,15 @@ def measure_options(
                 done = (number + index / len(units)) / len(CHOICES)
                 progress(Progress("sensitivity", unit.name, done, None, None))
             set_state(unit.module, weights=QuantizerState.ON, activations=QuantizerState.ON)
-            error = _distance(_mask_logits(quantized, clips), reference)
+            error = mask_distance(mask_logits(quantized, clips), reference)
             set_state(unit.module, weights=QuantizerState.OFF, activations=QuantizerState.OFF)
             size = sum(layer.weight.numel() for _, layer in unit.layers()) * bits // 8
             options.append(Option(unit.name, bits, size, error))
     return options
 
 
-def _mask_logits(model: Any, clips: Sequence[CalibrationClip]) -> list[Tensor]:
+def mask_logits(model: Any, clips: Sequence[CalibrationClip]) -> list[Tensor]:
+    """The mask decoder's low-resolution logits (1, 1 or 3, h, w), frame by frame over the clips."""
     masks: list[Tensor] = []
     handle = model.sam_mask_decoder.register_forward_hook(
         lambda module, args, out: masks.append(out[0].clone())
@@ -119,7 +120,7 @@ def _mask_logits(model: Any, clips: Sequence[CalibrationClip]) -> list[Tensor]:
     return masks
 
 
-def _distance(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+def mask_distance(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     """Mean squared difference of mask probabilities: what a person would see."""
     pairs = zip(ours, theirs, strict=True)
     return sum(float((a.sigmoid() - b.sigmoid()).pow(2).mean()) for a, b in pairs) / max(1, len(theirs))

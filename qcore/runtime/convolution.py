@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qcore.runtime.attention import packs
 
+
 @functools.cache
 def has_packed_convolution() -> bool:
     """True when this build of torch has oneDNN's prepacked, fused convolution (x86 CPUs)."""

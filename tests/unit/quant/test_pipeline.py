@@ -16,7 +16,8 @@ from qcore.models import load_model
 from qcore.quant.affine import QuantizationError
 from qcore.quant.bundle import save_bundle
 from qcore.quant.bundle_header import ModelDescription
-from qcore.quant.calibration_data import CalibrationClip, ClipRequest, collect_clips, propose_box
+from qcore.quant.calibration_data import CalibrationClip, collect_clips, propose_box
+from qcore.quant.clip_selection import ClipRequest
 from qcore.quant.config import QuantConfig
 from qcore.quant.fake_quantize import QuantizerState, TensorQuantizer, quantizers, set_state
 from qcore.quant.folding import is_bimodal, prepare_weights
