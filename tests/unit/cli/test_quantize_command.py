@@ -1,4 +1,4 @@
-"""`qminisam2 quantize` on a tiny model and a tiny clip: its report, its estimate, being run by another program."""
+"""`qminisam2 quantize` on a tiny model and clip: its report, its estimate, being run by another program."""
 
 from __future__ import annotations
 
