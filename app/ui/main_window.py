@@ -27,6 +27,7 @@ from app.engine.engine import Engine
 from app.engine.frames import FrameLoader
 from app.ui import icons, theme
 from app.ui.background import Background
+from app.ui.calibration.controller import CalibrationController
 from app.ui.canvas.canvas import Canvas
 from app.ui.canvas.empty_state import EmptyState
 from app.ui.canvas_presenter import CanvasPresenter
@@ -164,6 +165,7 @@ class MainWindow(QMainWindow):
         self.objects = ObjectController(self.objects_panel, self.actions_table, document, workspace, self)
         self.transfers = TransferController(document, self.background, self)
         self.models = ModelController(self.background, self)
+        self.calibration = CalibrationController(parent=self)
         self.dialogs = WindowDialogs(self)
         self._remember = QTimer(self)
         self._remember.setSingleShot(True)
@@ -207,7 +209,8 @@ class MainWindow(QMainWindow):
         transfers.exported.connect(self.dialogs.tell_exported)
         transfers.imported.connect(lambda text: self.toasts.show(text, Tone.SUCCESS))
         self.transport.primary_clicked.connect(tracking.primary)
-        self.task_strip.pause_requested.connect(engine.set_paused)
+        self.task_strip.pause_requested.connect(self._pause_task)
+        self.calibration.task_changed.connect(self.task_strip.show_task)
         self.task_strip.cancel_requested.connect(self._cancel_task)
         engine.task_changed.connect(self.task_strip.show_task)
         engine.model_changed.connect(self._model_changed)
@@ -307,11 +310,19 @@ class MainWindow(QMainWindow):
             self._followed = _NOT_YET
         self.prompts.previews_allowed = not running
 
+    def _pause_task(self, task: int, paused: bool) -> None:
+        if self.calibration.owns(task):
+            self.calibration.set_paused(paused)
+        else:
+            self.engine.set_paused(task, paused)
+
     def _cancel_task(self, task: int) -> None:
         if self.transfers.owns(task):
             self.transfers.cancel(task)
         elif self.models.owns(task):
             self.models.cancel(task)
+        elif self.calibration.owns(task):
+            self.calibration.cancel()
         else:
             self.tracking.stop()
 
@@ -446,6 +457,7 @@ class MainWindow(QMainWindow):
         self.dialogs.stop()
         self.transfers.stop()
         self.models.stop()
+        self.calibration.shutdown()
         self.documents.close()
         self.background.shutdown()
         self.loader.shutdown()

@@ -42,7 +42,11 @@ MENUS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("track.forward", "track.backward", "track.both", "track.frames", "track.repair", "",
          "track.pause", "track.cancel", "", "track.in", "track.out", "track.clear_range"),
     ),
-    ("T&ools", ("tool.point", "tool.box", "tool.brush", "tool.eraser", "tool.pan", "", "model.manage")),
+    (
+        "T&ools",
+        ("tool.point", "tool.box", "tool.brush", "tool.eraser", "tool.pan", "", "model.manage",
+         "model.calibrate"),
+    ),
     ("&Help", ("help.keys", "help.palette", "help.log", "", "help.about")),
 )  # fmt: skip
 

@@ -104,6 +104,9 @@ ACTIONS: tuple[ActionSpec, ...] = (
     _spec("review.next", "Next frame that needs attention", "N", "attention"),
     _spec("review.previous", "Previous frame that needs attention", "Shift+N"),
     _spec("model.manage", "Models…", "", "model", hint="choose, download, import"),
+    _spec(
+        "model.calibrate", "Calibrate for my videos…", "", "quantize", hint="small and fast, on your clips"
+    ),
     _spec("help.keys", "Keys", "F1", "keyboard"),
     _spec("help.palette", "Search actions…", "Ctrl+Shift+P", "search"),
     _spec("help.log", "Open the log folder", ""),

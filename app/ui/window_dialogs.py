@@ -12,15 +12,17 @@ from PySide6.QtCore import QObject, Qt, QUrl
 from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QDialog, QFileDialog, QMessageBox
 
+from app.clip_requests import request_of
 from app.formats import FORMATS, ExportReport
 from app.project.video_link import SUFFIX
+from app.ui.calibration.wizard import CalibrationWizard
 from app.ui.command_palette import CommandPalette
 from app.ui.document_controller import VIDEO_SUFFIXES
 from app.ui.export_dialog import ExportDialog
 from app.ui.i18n import tr
 from app.ui.keys_dialog import KeysDialog
 from app.ui.models import model_choices
-from app.ui.models_dialog import ModelsDialog
+from app.ui.models_dialog import MODEL, ModelsDialog
 from app.ui.settings_dialog import SettingsDialog
 from app.ui.toasts import Tone
 from app.ui.transfer_controller import show_in_folder
@@ -146,6 +148,26 @@ class WindowDialogs(QObject):
             dialog = ModelsDialog(self._window.models, self._window.settings, self._window)
             dialog.settings_wanted.connect(lambda: self.show_settings(tr("Tracking")))
             self._show("models", dialog)
+
+    def show_calibration(self) -> None:
+        """Make a small model of the user's own clips."""
+        if self._raise("calibration"):
+            return
+        window = self._window
+        project = window.document.project
+        request = None if project is None else request_of(project)
+        wizard = CalibrationWizard(window.calibration, window.background, request, window)
+        wizard.activated.connect(self._use_model)
+        self._show("calibration", wizard)
+
+    def _use_model(self, model_id: str) -> None:
+        settings = self._window.settings
+        before = str(settings.value(MODEL))
+        settings.set(MODEL, model_id)
+        self._window.toasts.show(
+            tr("{0} is the model now.").format(model_id), Tone.SUCCESS,
+            tr("Back to {0}").format(before), lambda: settings.set(MODEL, before),
+        )  # fmt: skip
 
     def show_keys(self) -> None:
         """The cheat-sheet."""

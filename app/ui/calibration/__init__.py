@@ -1,0 +1,1 @@
+"""The calibration wizard: one page a file, none of them knows torch."""

@@ -1,0 +1,212 @@
+"""The calibration wizard: one real run on a tiny model, the rest against a process that plays its part."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from app.engine import calibration_process
+from app.engine.calibration_job import CalibrationJob, Recipe, create_job, unfinished_jobs
+from app.ui.background import Background
+from app.ui.calibration.controller import CalibrationController
+from app.ui.calibration.wizard import CLIPS, QUALITY, REPORT, RUN, CalibrationWizard
+from qcore.models.embedded import ARCH_METADATA_KEY, EmbeddedArch, build_embedded
+from qcore.quant.clip_selection import ClipRequest
+from qcore.quant.report import CalibrationReport, FrameScore, ModelCost, PartCost
+
+PLAY = """
+import json, sys, pathlib
+args = sys.argv[1:]
+at = lambda name: pathlib.Path(args[args.index(name) + 1])
+def tell(event, **facts):
+    print(json.dumps({"event": event, **facts}), flush=True)
+if "--estimate" in args:
+    tell("estimate", seconds=90.0, memory_bytes=800_000_000, disk_bytes=DISK)
+    sys.exit()
+folder = at("--out").parent
+for i in range(4):
+    facts = dict(module=f"u{i}", unit=i + 1, units=4, done=i / 4, loss=1.0, eta_s=2.0)
+    tell("progress", stage="reconstruct", **facts)
+    if i == 1 and not (folder / "kept").exists():
+        word = sys.stdin.readline().strip()
+        while word == "pause":
+            tell("paused")
+            word = sys.stdin.readline().strip()
+        if word in ("stop", ""):
+            (folder / "kept").write_text("one unit")
+            tell("stopped", message="")
+            sys.exit(1)
+at("--out").write_bytes(b"bundle")
+at("--report-json").write_text(REPORT)
+tell("result", bundle=str(at("--out")))
+"""
+
+
+def a_report() -> CalibrationReport:
+    return CalibrationReport(
+        "mine", "q-minisam2", "w6a6", 100, 0, (("a.mp4@0", 20),), (FrameScore("a.mp4@0", 3, 0.9, 0.95),),
+        True, (), (), ModelCost("original", "fp16", 11_000_000, 80.0, 700.0),
+        ModelCost("quantized", "w6a6", 5_000_000, 60.0, 600.0), (),
+        (PartCost("mask decoder", ("sam_mask_decoder.*",), 0.4, 90_000),), (("u0", 2.0, 1.0),),
+        0.93, 0.91, 60.0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes the process a script that says what the real one would."""
+
+    def make(disk_bytes: int = 1) -> None:
+        script = tmp_path / "play.py"
+        report = json.dumps(a_report().to_json())
+        script.write_text(PLAY.replace("DISK", str(disk_bytes)).replace("REPORT", repr(report)))
+        monkeypatch.setattr(
+            calibration_process, "own_command", lambda *args: [sys.executable, str(script), *args]
+        )
+
+    make()
+    return make
+
+
+@pytest.fixture
+def wizard(qtbot: Any, tmp_path: Path) -> Any:
+    background = Background()
+    controller = CalibrationController(tmp_path / "calibrations")
+    opened: list[CalibrationWizard] = []
+
+    def make(project: ClipRequest | None = None) -> CalibrationWizard:
+        found = CalibrationWizard(controller, background, project)
+        qtbot.addWidget(found)
+        found.show()
+        opened.append(found)
+        return found
+
+    yield make
+    for one in opened:
+        one.close()
+    controller.shutdown()
+    background.shutdown()
+
+
+def to_quality(wizard: CalibrationWizard, qtbot: Any, clip: Path) -> None:
+    wizard.clips.add_paths([str(clip)])
+    qtbot.waitUntil(wizard.next.isEnabled)
+    wizard.next.click()
+    assert wizard.pages.currentIndex() == QUALITY
+    qtbot.waitUntil(lambda: "GB" in wizard.quality.estimate.text(), timeout=20_000)
+
+
+def at_unit_two(wizard: CalibrationWizard, qtbot: Any) -> None:
+    wizard.next.click()
+    qtbot.waitUntil(lambda: "part 2 of 4" in wizard.stage.text(), timeout=20_000)
+    assert wizard.pages.currentIndex() == RUN
+
+
+def test_a_bad_clip_is_left_out_and_a_small_set_is_called_small(
+    qtbot: Any, wizard: Any, play: Any, clip: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    found = wizard()
+    assert not found.next.isEnabled()
+    found.clips.add_paths([str(bad)])
+    qtbot.waitUntil(lambda: "Left out" in found.clips.list.item(0).text())
+    assert not found.next.isEnabled()
+    found.clips.add_paths([str(clip)])
+    qtbot.waitUntil(found.next.isEnabled)
+    assert [r.path for r in found.clips.requests()] == [clip]
+    found.clips.clips.setValue(1)
+    assert "8 clips of 20 are better" in found.clips.note.text()
+
+
+def test_pause_and_go_on_then_the_report_offers_to_spare_what_hurts(
+    qtbot: Any, wizard: Any, play: Any, clip: Path, tmp_path: Path
+) -> None:
+    found = wizard()
+    to_quality(found, qtbot, clip)
+    at_unit_two(found, qtbot)
+    found.pause.click()
+    assert found.pause.text() == "Go on"
+    found.pause.click()
+    qtbot.waitUntil(lambda: found.pages.currentIndex() == REPORT, timeout=20_000)
+    assert found.report.verdict.text() == a_report().verdict()
+    for name, start in (("r.html", b"<!DOCTYPE html>"), ("r.pdf", b"%PDF")):
+        found.report.write(tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(start)
+    found.report.keep_wanted.emit(("sam_mask_decoder.*",))
+    assert found._controller.job.recipe.keep == ("sam_mask_decoder.*",)
+    assert "sam_mask_decoder.*" in found._controller.job.arguments()
+
+
+def test_a_stopped_calibration_goes_on_in_another_session(
+    qtbot: Any, wizard: Any, play: Any, clip: Path
+) -> None:
+    found = wizard()
+    to_quality(found, qtbot, clip)
+    at_unit_two(found, qtbot)
+    found.next.click()
+    qtbot.waitUntil(lambda: "Stopped" in found.message.text(), timeout=20_000)
+    found.close()
+    again = wizard()
+    assert again.pages.currentIndex() == CLIPS
+    again.resume.click()
+    qtbot.waitUntil(lambda: again.pages.currentIndex() == REPORT, timeout=20_000)
+    assert not again._controller.unfinished()
+
+
+def test_closing_the_window_ends_the_process_and_keeps_its_work(
+    qtbot: Any, wizard: Any, play: Any, clip: Path
+) -> None:
+    found = wizard()
+    to_quality(found, qtbot, clip)
+    at_unit_two(found, qtbot)
+    found._controller.shutdown()
+    assert not found._controller.is_running
+    assert len(found._controller.unfinished()) == 1
+
+
+def test_no_space_is_said_before_the_start(qtbot: Any, wizard: Any, play: Any, clip: Path) -> None:
+    play(1 << 60)
+    found = wizard()
+    to_quality(found, qtbot, clip)
+    assert "too full" in found.message.text()
+
+
+def test_unreadable_folders_are_skipped(tmp_path: Path) -> None:
+    job = create_job(tmp_path, Recipe("../my name"), [])
+    assert job.folder.parent == tmp_path
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "job.json").write_text('{"name": 1, "odd": 2}')
+    assert unfinished_jobs(tmp_path) == [job]
+
+
+@pytest.mark.slow
+def test_a_real_calibration_of_a_tiny_model_ends_in_the_model_list(
+    qtbot: Any, wizard: Any, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QMINISAM2_MODELS_DIR", str(tmp_path / "models"))
+    torch.manual_seed(0)
+    arch = EmbeddedArch(
+        input_size=64, d_model=32, mem_dim=32, memory_layers=1, ffn_dim=64, num_maskmem=3, fuser_layers=1
+    )
+    model = tmp_path / "tiny.safetensors"
+    save_file(build_embedded(arch).state_dict(), model, metadata={ARCH_METADATA_KEY: arch.to_json()})
+    found = wizard()
+    found._controller.begin(
+        Recipe("tiny-w6", str(model), method="minmax", clip_count=1, frames_per_clip=3), [ClipRequest(clip)]
+    )
+    found._start_page()
+    qtbot.waitUntil(lambda: not found._controller.is_running, timeout=120_000)
+    assert found.pages.currentIndex() == REPORT, found.message.text()
+    job: CalibrationJob = found._controller.job
+    assert json.loads(job.report.read_text())["after"]["frame_ms"] > 0
+    with qtbot.waitSignal(found.activated, timeout=20_000) as signal:
+        found.next.click()
+    assert signal.args == ["tiny-w6"]
+    assert (tmp_path / "models" / "tiny-w6.safetensors").read_bytes() == job.bundle.read_bytes()
