@@ -47,6 +47,9 @@ class ReportPage(QScrollArea):
         column.setSpacing(GRID)
         self.verdict = QLabel(report.verdict())
         self.verdict.setWordWrap(True)
+        font = self.verdict.font()
+        font.setPointSizeF(font.pointSizeF() * 1.15)
+        self.verdict.setFont(font)
         column.addWidget(self.verdict)
         column.addLayout(self._figures(report))
         self._add_flips(column, report)
@@ -84,10 +87,10 @@ class ReportPage(QScrollArea):
             (tr("Peak memory"), number(before.peak_rss_mb, "MiB"), number(after.peak_rss_mb, "MiB")),
         ]
         if report.frames:
-            rows.append((tr("Agreement J&F").replace("&", "&&"), "100", f"{100 * report.jf:.1f}"))
+            rows.append((tr("Agreement J&F"), "100", f"{100 * report.jf:.1f}"))
         accepted = report.accepted_jf
         if accepted is not None:
-            title = tr("J&F on your accepted masks").replace("&", "&&")
+            title = tr("J&F on your accepted masks")
             rows.append((title, f"{100 * accepted[0]:.1f}", f"{100 * accepted[1]:.1f}"))
         grid = QGridLayout()
         grid.setHorizontalSpacing(3 * GRID)
@@ -140,7 +143,7 @@ class ReportPage(QScrollArea):
         self.flip.setText(tr("Quantized") if quantized else tr("Original"))
         score = self._report.flips[index].score
         text = tr("{0}, frame {1}: J&F {2}").format(score.clip, score.frame_index, f"{100 * score.jf:.1f}")
-        self.caption.setText(text.replace("&", "&&"))
+        self.caption.setText(text)
 
     def export(self) -> None:
         """Ask where to, and write the report as HTML or PDF."""

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QCloseEvent
 from PySide6.QtWidgets import (
     QDialog,
@@ -67,7 +67,7 @@ class CalibrationWizard(QDialog):
         layout.setContentsMargins(2 * GRID, 2 * GRID, 2 * GRID, 2 * GRID)
         layout.setSpacing(2 * GRID)
         self.heading = QLabel()
-        self.heading.setProperty("heading", True)
+        self.heading.setTextFormat(Qt.TextFormat.RichText)
         layout.addWidget(self.heading)
         self.clips = ClipsPage(background)
         self.quality = QualityPage()
@@ -137,9 +137,10 @@ class CalibrationWizard(QDialog):
 
     def _show_page(self) -> None:
         page, running = self.pages.currentIndex(), self._controller.is_running
-        self.heading.setText(
-            " · ".join(f"{tr(t)}" if i != page else f"[{tr(t)}]" for i, t in enumerate(TITLES))
-        )
+        steps = [
+            f"<b>{i + 1}  {tr(t)}</b>" if i == page else f"{i + 1}  {tr(t)}" for i, t in enumerate(TITLES)
+        ]
+        self.heading.setText("&nbsp;&nbsp;›&nbsp;&nbsp;".join(steps))
         self.back.setVisible(page == QUALITY or (page == RUN and not running))
         self.pause.setVisible(page == RUN and running)
         self.pause.setText(tr("Go on") if self._controller.is_paused else tr("Pause"))
