@@ -25,6 +25,7 @@ STAMP = VENV / "qminisam2-setup.json"
 CONSTRAINTS = ROOT / "packaging" / "constraints.txt"
 MINIMUM = (3, 11)
 DISK_BYTES_NEEDED = 4 * 1024**3
+MAX_TEST_PROCESSES = 4  # each holds torch and Qt, about 1 GiB
 
 
 class SetupError(Exception):
@@ -142,6 +143,13 @@ def wants_window(arguments: list[str]) -> bool:
     return not any(word in verbs or word in ("-h", "--help", "--version") for word in arguments[:1])
 
 
+def parallel(arguments: list[str]) -> list[str]:
+    """Options of pytest-xdist: a process a core, up to four; none where the caller chose or debugs."""
+    workers = min(os.cpu_count() or 1, MAX_TEST_PROCESSES)
+    chosen = any(word.startswith(("-n", "--numprocesses", "--dist", "--pdb")) for word in arguments)
+    return [] if chosen or workers < 2 else ["-n", str(workers), "--dist", "worksteal"]
+
+
 def start(command: list[str]) -> int:
     if os.name == "posix":
         sys.stdout.flush()
@@ -175,7 +183,7 @@ def main(arguments: list[str]) -> int:
         check_system_libraries(window=False)
         os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
         os.chdir(ROOT)
-        return start([python, "-m", "pytest", *rest])
+        return start([python, "-m", "pytest", *parallel(rest), *rest])
     os.chdir(ROOT)
     run([python, "-m", "ruff", "check", "."], "ruff check")
     run([python, "-m", "ruff", "format", "--check", "."], "ruff format")

@@ -175,5 +175,7 @@ def _device_title(device: str, arithmetic: str) -> str:
 
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    names = {"cpu": f"CPU {arithmetic}, {torch.get_num_threads()} threads", "mps": "Apple GPU"}
+    threads = torch.get_num_threads()
+    counted = "1 thread" if threads == 1 else f"{threads} threads"
+    names = {"cpu": f"CPU {arithmetic}, {counted}", "mps": "Apple GPU"}
     return names.get(device, device)

@@ -100,6 +100,27 @@ def test_only_the_window_needs_window_libraries(
     assert bootstrap.wants_window(arguments) is window
 
 
+@pytest.mark.parametrize(
+    ("cores", "arguments", "options"),
+    [
+        (2, [], ["-n", "2", "--dist", "worksteal"]),
+        (64, ["-k", "timeline"], ["-n", "4", "--dist", "worksteal"]),
+        (1, [], []),
+        (8, ["-n0"], []),
+        (8, ["--pdb"], []),
+    ],
+)
+def test_the_suite_runs_a_process_a_core_unless_told_otherwise(
+    bootstrap: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    arguments: list[str],
+    options: list[str],
+) -> None:
+    monkeypatch.setattr(bootstrap.os, "cpu_count", lambda: cores)
+    assert bootstrap.parallel(arguments) == options
+
+
 @pytest.mark.skipif(sys.platform != "linux" or not shutil.which("readelf"), reason="needs Linux and readelf")
 def test_needed_libraries_are_those_readelf_prints() -> None:
     import PySide6

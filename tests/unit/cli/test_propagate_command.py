@@ -185,7 +185,11 @@ def test_going_on_keeps_accepted_masks_and_other_objects(
 
 
 def test_ctrl_c_keeps_what_is_done(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     project, out = tmp_path / "work.qmsproj", tmp_path / "out"
     real = VideoSession.propagate
@@ -197,6 +201,9 @@ def test_ctrl_c_keeps_what_is_done(
                 signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(VideoSession, "propagate", interrupted)
+    # a suite started in the background by a shell ignores Ctrl-C
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     assert main([*command, "--project", str(project), "--out", str(out)]) == 1
     assert f"Stopped; the masks of 5 frames are kept in {project}." in capsys.readouterr().err
     assert {frame for _, frame in stored(project)} == {0, 1, 2, 3, 4}
