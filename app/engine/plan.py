@@ -7,7 +7,6 @@ that merely has a mask when the user asks to go on from there.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,6 +25,9 @@ class Run:
     stop: int
     direction: Direction
     object_ids: tuple[int, ...]
+    least: int | None = None
+    """A repair goes this far in any case, and ends early beyond it, where its masks agree with those stored;
+    None: it goes to ``stop``."""
 
     @property
     def low(self) -> int:
@@ -85,6 +87,10 @@ class ObjectFrames:
     keyframes: Sequence[int] | npt.NDArray[np.int64]
     masked: Sequence[int] | npt.NDArray[np.int64] = ()
     """Frames with a non-empty mask of any source; a run may start from one of them."""
+    stored: Sequence[int] | npt.NDArray[np.int64] = ()
+    """Frames with a mask of any source, also an empty one (repair only)."""
+    doubtful: Sequence[int] | npt.NDArray[np.int64] = ()
+    """Frames that need attention (repair only)."""
 
 
 def plan_tracking(
@@ -96,30 +102,31 @@ def plan_tracking(
     pressing T on a good frame goes on from it) or else at its first keyframe; backward is the mirror image;
     both goes outward from all the object's keyframes.
     """
-    spans: list[_Span] = []
+    spans: list[Span] = []
     for item in objects:
-        keys = _within(item.keyframes, low, high)
-        masked = _within(item.masked, low, high)
+        keys = within(item.keyframes, low, high)
+        masked = within(item.masked, low, high)
         if not len(keys) and not len(masked):
             continue
         if direction is Direction.BOTH:
             if not len(keys):
                 anchor = int(masked[np.abs(masked - current).argmin()])
-                spans.append(_Span(low, high, direction, item, anchor))
-            elif any(low <= k <= high for k in _sources(item)):
-                spans += _gaps(item, low, high)
+                spans.append(Span(low, high, direction, item, anchor))
+            elif any(low <= k <= high for k in sources(item)):
+                spans += gaps(item, low, high)
         elif direction is Direction.FORWARD:
             behind = [int(f[i - 1]) for f in (keys, masked) if (i := _count_to(f, current))]
             anchor = max(behind) if behind else min(int(f[0]) for f in (keys, masked) if len(f))
-            spans.append(_Span(anchor, high, direction, item, anchor))
+            spans.append(Span(anchor, high, direction, item, anchor))
         else:
             ahead = [int(f[i]) for f in (keys, masked) if (i := _count_to(f, current - 1)) < len(f)]
             anchor = min(ahead) if ahead else max(int(f[-1]) for f in (keys, masked) if len(f))
-            spans.append(_Span(anchor, low, direction, item, anchor))
-    return _plan(spans)
+            spans.append(Span(anchor, low, direction, item, anchor))
+    return plan_of(spans)
 
 
-def _within(frames: Sequence[int] | npt.NDArray[np.int64], low: int, high: int) -> npt.NDArray[np.int64]:
+def within(frames: Sequence[int] | npt.NDArray[np.int64], low: int, high: int) -> npt.NDArray[np.int64]:
+    """Those of some ascending frames that lie in ``low..high`` (inclusive)."""
     found = np.asarray(frames, np.int64)
     return found[np.searchsorted(found, low) : np.searchsorted(found, high, side="right")]
 
@@ -129,82 +136,70 @@ def _count_to(frames: npt.NDArray[np.int64], frame: int) -> int:
     return int(np.searchsorted(frames, frame, side="right"))
 
 
-def plan_repair(objects: Iterable[ObjectFrames], current: int, frame_count: int) -> TrackPlan:
-    """Re-track only between the keyframes before and after ``current``, each frame from its nearest one."""
-    spans: list[_Span] = []
-    for item in objects:
-        keys = [int(k) for k in item.keyframes]
-        at, after_at = bisect_left(keys, current), bisect_right(keys, current)
-        low = keys[at - 1] if at else 0
-        high = keys[after_at] if after_at < len(keys) else frame_count - 1
-        sources = _sources(item)
-        if not any(low <= k <= high for k in sources):
-            # out of view at all of them: come from the nearest frame where it was seen
-            behind, ahead = [k for k in sources if k < low], [k for k in sources if k > high]
-            if behind:
-                spans.append(_Span(behind[-1], high, Direction.FORWARD, item, behind[-1]))
-            elif ahead:
-                spans.append(_Span(ahead[0], low, Direction.BACKWARD, item, ahead[0]))
-            continue
-        spans += _gaps(item, low, high)
-    return _plan(spans)
-
-
-def _sources(item: ObjectFrames) -> list[int]:
+def sources(item: ObjectFrames) -> list[int]:
     """Keyframes that show the object; one that says "not in view" is no place to track from."""
     seen = np.isin(np.asarray(item.keyframes, np.int64), np.asarray(item.masked, np.int64))
     shown = [int(k) for k in np.asarray(item.keyframes, np.int64)[seen]]
     return shown or [int(k) for k in item.keyframes]
 
 
-def _gaps(item: ObjectFrames, low: int, high: int) -> list[_Span]:
+def gaps(item: ObjectFrames, low: int, high: int) -> list[Span]:
     """Fill ``low..high`` outward from the object's keyframes there; at least one of them is a source.
 
     Between two that show the object both sides meet in the middle. Where it is said to be out of view in
     between, each side comes up to the last such frame.
     """
-    keys = [int(k) for k in _within(item.keyframes, low, high)]
-    shown = set(_sources(item))
+    keys = [int(k) for k in within(item.keyframes, low, high)]
+    shown = set(sources(item))
     good = [k for k in keys if k in shown]
     spans = [
-        _Span(good[0], low, Direction.BACKWARD, item, good[0]),
-        _Span(good[-1], high, Direction.FORWARD, item, good[-1]),
+        Span(good[0], low, Direction.BACKWARD, item, good[0]),
+        Span(good[-1], high, Direction.FORWARD, item, good[-1]),
     ]
     for left, right in pairwise(good):
         absent = [k for k in keys if left < k < right]
         if absent:
-            spans.append(_Span(left, absent[-1], Direction.FORWARD, item, left))
-            spans.append(_Span(right, absent[-1], Direction.BACKWARD, item, right))
+            spans.append(Span(left, absent[-1], Direction.FORWARD, item, left))
+            spans.append(Span(right, absent[-1], Direction.BACKWARD, item, right))
         else:
-            spans.append(_Span(left, right, Direction.BOTH, item, left))
+            spans.append(Span(left, right, Direction.BOTH, item, left))
     return spans
 
 
 @dataclass(frozen=True, slots=True)
-class _Span:
+class Span:
+    """One object's share of a run; ends are inclusive."""
+
     start: int
     stop: int
     direction: Direction
     item: ObjectFrames
     anchor: int
+    """The frame whose mask it starts from."""
+    least: int | None = None
+    """See `Run.least`."""
 
 
-def _plan(spans: Iterable[_Span]) -> TrackPlan:
+def plan_of(spans: Iterable[Span]) -> TrackPlan:
     """Objects with the same ends share a run, and with it the image encoder."""
-    groups: dict[tuple[int, int, Direction], list[int]] = {}
+    groups: dict[tuple[int, int, Direction, int | None], list[int]] = {}
     anchors: set[tuple[int, int]] = set()
     writes = 0
     for span in spans:
         low, high = min(span.start, span.stop), max(span.start, span.stop)
-        keys = _within(span.item.keyframes, low, high)
+        keys = within(span.item.keyframes, low, high)
         from_keyframe = bool((keys == span.anchor).any())
         count = high - low + 1 - len(keys) - (not from_keyframe)
         if count <= 0:
             continue
         writes += count
-        groups.setdefault((span.start, span.stop, span.direction), []).append(span.item.object_id)
+        group = groups.setdefault((span.start, span.stop, span.direction, span.least), [])
+        group.append(span.item.object_id)
         if not from_keyframe:
             anchors.add((span.item.object_id, span.anchor))
-    runs = tuple(Run(*ends, tuple(ids)) for ends, ids in groups.items())
+    runs = tuple(
+        Run(start, stop, direction, tuple(ids), least)
+        for (start, stop, direction, least), ids in groups.items()
+    )
     everybody = tuple(sorted({object_id for run in runs for object_id in run.object_ids}))
     return TrackPlan(runs, everybody, writes, frozenset(anchors))

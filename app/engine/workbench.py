@@ -19,6 +19,7 @@ import numpy.typing as npt
 from app.engine.backend import Backend, LoadedModel, Recall, TrackingSession
 from app.engine.plan import TrackPlan
 from app.engine.records import EngineError, MutualKvChoice, MutualKvFacts
+from app.engine.repair import Settling
 from qcore.masks import Rle
 from qcore.tracking.types import MaskResult, Prompt
 
@@ -217,7 +218,8 @@ class Workbench:
     ) -> Generator[MaskResult | None]:
         """Do a plan step by step; None is yielded after a step that made no mask (preparation).
 
-        ``anchors`` are masks to start from on frames that are not keyframes.
+        ``anchors`` are masks to start from on frames that are not keyframes. ``recall`` gives the stored
+        masks; a repair compares its own with them before it yields, so that replacing them then is no race.
         """
         session = self._need_session()
         starts = dict(conditions)
@@ -230,13 +232,17 @@ class Workbench:
             encoded = session.encoded_frames().copy()
             began = time.perf_counter()
             steps = session.propagate(run.start, run.stop, run.direction, list(run.object_ids))
+            settling = Settling(run, recall)
             last_frame = -1
             try:
                 for result in steps:
                     frame = result.frame_index
                     self._note(time.perf_counter() - began, bool(encoded[frame]) or frame == last_frame)
                     last_frame = frame
+                    settling.note(result)
                     yield result
+                    if settling.is_reached(frame):
+                        break
                     began = time.perf_counter()
             finally:
                 close = getattr(steps, "close", None)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from app.engine.engine import Engine
-from app.engine.plan import ObjectFrames, TrackPlan, plan_repair, plan_tracking
+from app.engine.plan import ObjectFrames, TrackPlan, plan_tracking
 from app.engine.records import ModelPhase, Phase, TaskState
+from app.engine.repair import plan_repair
 from app.engine.workbench import Condition, Key, Timing
 from app.project.errors import ProjectError
 from app.project.model import Provenance
 from app.project.propagation import PropagationPass
 from app.ui.document import Document
 from app.ui.i18n import duration_phrase, frames_phrase, objects_phrase, tr
+from app.ui.navigation import attention
 from app.ui.prompt_controller import conditions_of
 from app.ui.settings import Settings
 from app.ui.state import Workspace
@@ -41,6 +43,9 @@ class _Running:
     stored: int = 0
     frame: int = -1
     """The frame whose objects are coming in."""
+    is_repair: bool = False
+    written: tuple[int, int] | None = None
+    """Lowest and highest frame that got a mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,16 +223,35 @@ class PropagationController(QObject):
             self._start(self.plan(direction, frame_limit))
 
     def repair(self) -> None:
-        """Track again only between the keyframes around the current frame."""
+        """Track the bad span around the current frame again, and nothing else.
+
+        Without a selection the objects corrected on this frame are meant, or all where there is none.
+        """
         if not self._document.is_open or not self._may_start():
             return
-        selection = self._workspace.selection
+        frame, selection = self._workspace.frame, self._workspace.selection
         chosen = self._document.trackable(list(selection) if selection else None)
-        plan = plan_repair(self._object_frames(chosen), self._workspace.frame, self._workspace.frame_count)
+        if not selection:
+            corrected = [i for i in chosen if frame in self._document.keyframes(i)]
+            chosen = corrected or chosen
+        plan = plan_repair(self._repair_frames(chosen), frame, self._workspace.frame_count)
         if plan.is_empty:
             self.failed.emit(tr("There is nothing to repair: correct the object on this frame first."))
             return
-        self._start(plan, tr("Repair"))
+        title = tr("Repair {0} around frame {1}").format(objects_phrase(len(plan.object_ids)), frame)
+        self._start(plan, title)
+
+    def _repair_frames(self, object_ids: list[int]) -> list[ObjectFrames]:
+        project = self._document.need()
+        threshold = float(self._settings.value("review.threshold"))
+        return [
+            replace(
+                item,
+                stored=project.index(item.object_id).frames(),
+                doubtful=np.flatnonzero(attention(project.lane(item.object_id), threshold)),
+            )
+            for item in self._object_frames(object_ids)
+        ]
 
     def _may_start(self) -> bool:
         if self._running is not None:
@@ -235,7 +259,7 @@ class PropagationController(QObject):
             return False
         return True
 
-    def _start(self, plan: TrackPlan, verb: str = "") -> None:
+    def _start(self, plan: TrackPlan, repair_title: str = "") -> None:
         if self._engine.model.phase is ModelPhase.FAILED:
             self.failed.emit(self._engine.model.message)
             return
@@ -246,7 +270,7 @@ class PropagationController(QObject):
                 self.failed.emit(tr("Nothing to track that way: everything there is a keyframe, or outside."))
             return
         project = self._document.need()
-        title = _describe(plan, verb)
+        title = repair_title or _describe(plan)
         conditions: dict[Key, Condition] = {}
         for object_id in plan.object_ids:
             conditions.update(conditions_of(self._document, object_id))
@@ -266,7 +290,9 @@ class PropagationController(QObject):
             return None if mask is None else mask.rle
 
         task = self._engine.track(title, plan, conditions, anchors, recall)
-        self._running = _Running(task, PropagationPass(project, title), plan, title)
+        self._running = _Running(
+            task, PropagationPass(project, title), plan, title, is_repair=bool(repair_title)
+        )
         self.refresh()
 
     def _note_provenance(self) -> None:
@@ -320,6 +346,9 @@ class PropagationController(QObject):
             )
             self._document.undo_stack.push(running.command)
         running.stored += len(part)
+        if part.frames:
+            low, high = running.written or (min(part.frames), max(part.frames))
+            running.written = (min(low, *part.frames), max(high, *part.frames))
         for result in results:
             # a frame is done when the next one begins: until then some of its objects are missing
             if result.frame_index != running.frame:
@@ -337,7 +366,7 @@ class PropagationController(QObject):
         elif state.phase is Phase.CANCELLED:
             self._end(running, tr("Stopped: {0} masks kept.").format(running.stored))
         else:
-            self._end(running, tr("{0}: done.").format(running.title))
+            self._end(running, _done_text(running))
 
     def _end(self, running: _Running, text: str) -> None:
         self._running = None
@@ -357,3 +386,11 @@ def _describe(plan: TrackPlan, verb: str = "") -> str:
     return tr("{0} {1}, {2}").format(
         verb or tr("Track"), objects_phrase(len(plan.object_ids)), frames_phrase(plan.low, plan.high)
     )
+
+
+def _done_text(running: _Running) -> str:
+    if not running.is_repair:
+        return tr("{0}: done.").format(running.title)
+    if running.written is None:
+        return tr("Repair: the masks around here were right already.")
+    return tr("Repaired {0}.").format(frames_phrase(*running.written))

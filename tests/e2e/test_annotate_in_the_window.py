@@ -139,11 +139,30 @@ def test_a_correction_is_kept_and_repair_stays_between_the_keyframes(open_window
     d.key(Qt.Key.Key_R)
     d.tracked()
     visited = [entry for name, entry in engine_backend.session.log if name == "propagate"][-2:]
-    assert {(start, stop) for start, stop, _, _ in visited} == {(0, 10), (10, 23)}
+    assert {(start, stop) for start, stop, _, _ in visited} == {(10, 0), (10, 23)}
     with saved(d) as project:
         assert {f: project.mask(f, 1).rle for f in (0, 10, 23)} == before
         assert project.mask(23, 1).reviewed
         assert_follows(project, 1, 1, [8, 9, 10, 11, 12])
+
+
+def test_repair_leaves_alone_what_was_good(open_window, engine_backend, clip):
+    engine_backend.unsure = {14, 15}
+    d = open_window(engine_backend, clip)
+    d.drag(*box(0, 0))
+    d.answered()
+    d.key(Qt.Key.Key_T)
+    d.tracked()
+    d.window.navigation.jump(16)
+    d.at(16)
+    d.drag(*box(1, 16))  # the tracker follows the nearer keyframe: down to frame 9 it changes its mind
+    d.answered()
+    d.key(Qt.Key.Key_R)
+    d.tracked()
+    assert d.window.toasts.texts[-1] == "Repaired frames 9–23."
+    with saved(d) as project:
+        assert_follows(project, 1, 0, range(9))
+        assert_follows(project, 1, 1, range(9, 24))
 
 
 def test_tracking_both_ways_and_backwards_and_inside_a_range(open_window, engine_backend, clip):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 from hypothesis import given
 
-from app.engine.plan import ObjectFrames, plan_repair, plan_tracking
+from app.engine.plan import ObjectFrames, plan_tracking
 from qcore.tracking.types import Direction
 
 N = 30
@@ -51,38 +51,11 @@ def ends(plan):
     return {(r.start, r.stop, r.direction) for r in plan.runs}
 
 
-def test_repair_around_a_correction_stays_between_the_neighbouring_keyframes():
-    plan = plan_repair(one([3, 10, 22], [3, 10, 22]), 10, N)
-    assert ends(plan) == {(3, 10, Direction.BOTH), (10, 22, Direction.BOTH)}
-    assert plan.writes == 6 + 11
-
-
-def test_repair_between_keyframes_meets_in_the_middle():
-    plan = plan_repair(one([3, 22], [3, 22]), 10, N)
-    assert ends(plan) == {(3, 22, Direction.BOTH)}
-    assert plan.writes == 18
-
-
-def test_repair_beyond_the_last_keyframe_goes_to_the_end():
-    assert ends(plan_repair(one([3], [3]), 10, N)) == {(3, N - 1, Direction.FORWARD)}
-
-
 def test_nothing_is_tracked_from_a_frame_on_which_the_object_is_out_of_view():
-    seen = [0, 20]
-    assert ends(plan_repair(one([0, 10, 20], seen), 10, N)) == {
-        (0, 10, Direction.FORWARD),
-        (20, 10, Direction.BACKWARD),
-    }
-    assert ends(plan_repair(one([0, 10], [0]), 10, N)) == {(0, N - 1, Direction.FORWARD)}
     assert ends(plan_tracking(one([10, 20], [20]), Direction.BOTH, 10, 0, N - 1)) == {
         (20, 0, Direction.BACKWARD),
         (20, N - 1, Direction.FORWARD),
     }
-
-
-def test_between_frames_out_of_view_the_nearest_sight_before_is_the_source():
-    plan = plan_repair(one([0, 10, 14], [0]), 12, N)
-    assert ends(plan) == {(0, 14, Direction.FORWARD)}
 
 
 @given(frame_sets, frame_sets, st.integers(0, N - 1), st.sampled_from(list(Direction)))
@@ -110,12 +83,3 @@ def test_no_mask_is_written_twice_and_both_ways_reaches_every_frame(keys, masked
     assert len(free) == len(set(free))
     if direction is Direction.BOTH and (keys or masked):
         assert set(free) | set(keys) | anchors == set(range(N))
-
-
-@given(frame_sets.filter(bool), st.integers(0, N - 1))
-def test_repair_never_touches_what_lies_beyond_the_neighbouring_keyframes(keys, current):
-    plan = plan_repair(one(keys), current, N)
-    before = max((k for k in keys if k < current), default=0)
-    after = min((k for k in keys if k > current), default=N - 1)
-    for run in plan.runs:
-        assert before <= run.low <= run.high <= after
