@@ -7,6 +7,7 @@ Events are ``{"event": "progress", ...}``, ``paused``, ``resumed``, ``result`` a
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from typing import Any, TextIO
@@ -15,6 +16,8 @@ import psutil
 
 POLITENESS = 15
 """The Unix nice value: whatever the user does by hand goes first."""
+PRIORITY_VARIABLE = "QMINISAM2_FULL_PRIORITY"
+"""Set to 1 where nothing else needs the processor first, as on a server that only calibrates."""
 
 
 class Remote:
@@ -63,7 +66,9 @@ class Remote:
 
 
 def be_polite() -> None:
-    """Run behind everything the user does."""
+    """Run behind everything the user does, unless the environment asks for full priority."""
+    if os.environ.get(PRIORITY_VARIABLE) == "1":
+        return
     process = psutil.Process()
     try:
         if sys.platform == "win32":
