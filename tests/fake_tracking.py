@@ -205,7 +205,7 @@ class FakeBackend:
     def release_memory(self, loaded: LoadedModel) -> None:
         return None
 
-    def set_mutual_kv(self, session: FakeSession, choice: MutualKvChoice) -> None:
+    def set_mutual_kv(self, loaded: LoadedModel, session: FakeSession, choice: MutualKvChoice) -> None:
         session.log.append(("mutual_kv", choice))
 
     def mutual_kv_facts(self, session: FakeSession) -> MutualKvFacts | None:

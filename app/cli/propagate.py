@@ -94,8 +94,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         if args.out is not None:
             args.out.mkdir(parents=True, exist_ok=True)
         with _project(args.project, source) as project:
-            epsilon = args.mutual_kv if isinstance(args.mutual_kv, float) else None
-            project.record_provenance(Provenance(str(args.model), precision, epsilon, __version__))
+            project.record_provenance(Provenance(str(args.model), precision, args.mutual_kv, __version__))
             summary = _track(args, console, source, project, objects, model)
             exports = export_into(project, formats, args.out, source, console) if formats else []
     console.result({**summary, "precision": precision, "project": _text(args.project), "exports": exports})

@@ -76,6 +76,10 @@ class LoadedModel:
     title: str
     device: str
     precision: str
+    mutual_kv_epsilon: float | None = None
+    """The threshold the model was calibrated with, if any."""
+    weighs_groups: bool = True
+    """Whether it was calibrated with the weight of shared keys (see `MutualKvSettings.weigh_groups`)."""
 
 
 class Backend(Protocol):
@@ -96,7 +100,7 @@ class Backend(Protocol):
         """Give accelerator memory of dropped tensors back."""
         ...
 
-    def set_mutual_kv(self, session: TrackingSession, choice: MutualKvChoice) -> None:
+    def set_mutual_kv(self, loaded: LoadedModel, session: TrackingSession, choice: MutualKvChoice) -> None:
         """Change how memory frames share keys and values, and count from here."""
         ...
 
@@ -122,7 +126,11 @@ class QcoreBackend:
         known = {row.id: row for row in model_statuses()}
         title = known[model_id].title if model_id in known else model_id
         precision = known[model_id].precision if model_id in known else "fp32"
-        return LoadedModel(model, model_id, title, _device_title(chosen, kernels.precision), precision)
+        header = _mutual_kv_of(model_id)
+        return LoadedModel(
+            model, model_id, title, _device_title(chosen, kernels.precision), precision,
+            None if header is None else header.epsilon, header is None or header.log_bias,
+        )  # fmt: skip
 
     def open_session(self, loaded: LoadedModel, frames: Any, recall: Recall) -> TrackingSession:
         """See `Backend.open_session`."""
@@ -131,13 +139,16 @@ class QcoreBackend:
         session: TrackingSession = VideoSession(loaded.model, frames, recall=recall)
         return session
 
-    def set_mutual_kv(self, session: TrackingSession, choice: MutualKvChoice) -> None:
+    def set_mutual_kv(self, loaded: LoadedModel, session: TrackingSession, choice: MutualKvChoice) -> None:
         """See `Backend.set_mutual_kv`."""
         from qcore.tracking.mutual_kv import MutualKvSettings
         from qcore.tracking.session import VideoSession
 
         assert isinstance(session, VideoSession)
-        session.mutual_kv = MutualKvSettings(epsilon=choice.epsilon) if choice.enabled else None
+        epsilon = loaded.mutual_kv_epsilon if choice.epsilon is None else choice.epsilon
+        session.mutual_kv = (
+            MutualKvSettings(epsilon=epsilon, weigh_groups=loaded.weighs_groups) if choice.enabled else None
+        )
         session.reset_statistics()
 
     def mutual_kv_facts(self, session: TrackingSession) -> MutualKvFacts | None:
@@ -148,7 +159,11 @@ class QcoreBackend:
         known = session.statistics
         if session.mutual_kv is None or not known.steps:
             return None
-        return MutualKvFacts(known.mean_memory_frames, known.mean_groups, known.macs_saved_share)
+        return MutualKvFacts(
+            known.mean_memory_frames, known.mean_groups, known.macs_saved_share,
+            known.keys_full / known.steps, known.keys_attended / known.steps,
+            1000 * known.attention_s / known.steps, 1000 * known.saved_s / known.steps, known.epsilon,
+        )  # fmt: skip
 
     def release_memory(self, loaded: LoadedModel) -> None:
         """See `Backend.release_memory`."""
@@ -156,6 +171,18 @@ class QcoreBackend:
 
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _mutual_kv_of(model_id: str) -> Any:
+    """What a quantized bundle says about Mutual-KV; None for other models."""
+    from qcore.models.loading import resolve_model
+    from qcore.models.registry import stored_facts
+    from qcore.quant.bundle import read_header
+
+    path = resolve_model(model_id)
+    if path.suffix != ".safetensors" or not stored_facts(path).is_bundle:
+        return None
+    return read_header(path).mutual_kv
 
 
 def _choose_device(wanted: str) -> str:

@@ -79,6 +79,8 @@ class Engine(QObject):
     busy_changed = Signal(bool)
     mutual_kv_changed = Signal(object)
     """`MutualKvFacts`, or None while there are none."""
+    mutual_kv_compared = Signal(object)
+    """`MutualKvComparison`."""
 
     _posted = Signal(object)
 
@@ -134,8 +136,9 @@ class Engine(QObject):
         def start() -> None:
             loaded = self._bench.load_model(model_id, device)
             state = ModelState(
-                ModelPhase.READY, loaded.model_id, loaded.title, loaded.device, loaded.precision
-            )
+                ModelPhase.READY, loaded.model_id, loaded.title, loaded.device, loaded.precision,
+                mutual_kv_epsilon=loaded.mutual_kv_epsilon,
+            )  # fmt: skip
             self._post(lambda: self._set_model(state))
             self._post_encoded(force=True)
             self._encode_around()
@@ -278,13 +281,12 @@ class Engine(QObject):
         """
         if plan.is_empty:
             raise EngineError("There is nothing to track.")
-        task = next(self._ids)
         total = sum(run.frame_count * len(run.object_ids) for run in plan.runs)
         held: dict[Key, Condition] = dict(conditions)
         starts = dict(anchors)
         meter = _Meter(total)
 
-        def steps() -> Iterator[None]:
+        def steps(task: int) -> Iterator[None]:
             meter.begin()
             with closing(self._bench.track(plan, held, starts, recall)) as results:
                 for result in results:
@@ -297,17 +299,50 @@ class Engine(QObject):
                     yield
             self._post_encoded(force=True)
 
+        return self._begin(title, total, meter, steps)
+
+    def compare_mutual_kv(
+        self, title: str, plan: TrackPlan, conditions: Conditions, anchors: Mapping[Key, Rle]
+    ) -> int:
+        """Track a plan without and with sharing, keep no mask, and tell `mutual_kv_compared`; the task id."""
+        if plan.is_empty:
+            raise EngineError("There is nothing to compare.")
+        held: dict[Key, Condition] = dict(conditions)
+        starts = dict(anchors)
+        meter = _Meter(1)
+
+        def steps(task: int) -> Iterator[None]:
+            meter.begin()
+            work = self._bench.compare_mutual_kv(plan, held, starts)
+            with closing(work):
+                while True:
+                    try:
+                        meter.done, meter.total = next(work)
+                    except StopIteration as end:
+                        found = end.value
+                        break
+                    if meter.is_due():
+                        self._post_progress(task, meter)
+                    yield
+            self._post(lambda: self.mutual_kv_compared.emit(found))
+
+        return self._begin(title, 0, meter, steps)
+
+    def _begin(self, title: str, total: int, meter: _Meter, steps: Callable[[int], Iterator[None]]) -> int:
+        """Queue long work as a task that can be paused and cancelled; its id."""
+        task = next(self._ids)
+
         def end(cancelled: bool) -> None:
             phase = Phase.CANCELLED if cancelled else Phase.FINISHED
             done = meter.done
             self._post(lambda: self._finish_task(task, phase, done))
 
         def fail(error: Exception) -> None:
-            log.error("tracking failed", exc_info=error)
+            log.error("%s failed", title, exc_info=error)
             text, done = sentence(error), meter.done
             self._post(lambda: self._finish_task(task, Phase.FAILED, done, text))
 
-        job = Job(Priority.PROPAGATE, steps, fail, end)
+        job = Job(Priority.PROPAGATE, lambda: steps(task), fail, end)
         state = TaskState(task, title, Phase.RUNNING, 0, total, can_pause=True)
         self._tasks[task] = (job, state)
         self.task_changed.emit(state)
@@ -319,13 +354,13 @@ class Engine(QObject):
         self._post(lambda: self.masks_tracked.emit(task, (result,)))
 
     def _post_progress(self, task: int, meter: _Meter) -> None:
-        done, eta_s = meter.done, meter.eta_s()
+        done, total, eta_s = meter.done, meter.total, meter.eta_s()
 
         def tell() -> None:
             if task in self._tasks:
                 job, state = self._tasks[task]
                 if state.phase is Phase.RUNNING:
-                    self._tasks[task] = (job, replace(state, done=done, eta_s=eta_s))
+                    self._tasks[task] = (job, replace(state, done=done, total=total, eta_s=eta_s))
                     self.task_changed.emit(self._tasks[task][1])
 
         self._post(tell)

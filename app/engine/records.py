@@ -67,6 +67,8 @@ class ModelState:
     precision: str = ""
     message: str = ""
     """Why loading failed, one sentence."""
+    mutual_kv_epsilon: float | None = None
+    """The Mutual-KV threshold that the model was calibrated with, if any."""
 
     @property
     def is_ready(self) -> bool:
@@ -79,8 +81,9 @@ class MutualKvChoice:
     """Whether memory frames that look alike share their keys and values, and how alike they must be."""
 
     enabled: bool = False
-    epsilon: float = 0.94
-    """Cosine similarity above which frames share."""
+    epsilon: float | None = 0.94
+    """Cosine similarity above which frames share; None: what the model was calibrated with, or for a model
+    without such a value one that is chosen while tracking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +96,33 @@ class MutualKvFacts:
     """And after."""
     saved_share: float
     """Share of memory attention's arithmetic that was not needed, 0..1."""
+    keys_full: float = 0.0
+    """Mean number of keys that memory attention would have seen without sharing."""
+    keys_attended: float = 0.0
+    """And that it saw."""
+    attention_ms: float = 0.0
+    """Mean time of memory attention for one object on one frame."""
+    saved_ms: float = 0.0
+    """What sharing saved of it, estimated from the arithmetic left out."""
+    epsilon: float = 1.0
+    """The threshold in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class MutualKvComparison:
+    """The same frames tracked without and with sharing."""
+
+    frames: int
+    """Frames that were tracked; prompted ones do not count."""
+    masks: int
+    iou_mean: float
+    """Of the masks of both passes, 0..1."""
+    iou_lowest: float
+    lowest_frame: int
+    """Where they differ most."""
+    ms_without: float
+    """Mean time of a frame with all its objects, on encoded frames."""
+    ms_with: float
+    memory_frames: float
+    groups: float
+    epsilon: float

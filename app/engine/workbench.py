@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from app.engine.backend import Backend, LoadedModel, Recall, TrackingSession
+from app.engine.mutual_kv_comparison import compare_mutual_kv
 from app.engine.plan import TrackPlan
-from app.engine.records import EngineError, MutualKvChoice, MutualKvFacts
+from app.engine.records import EngineError, MutualKvChoice, MutualKvComparison, MutualKvFacts
 from app.engine.repair import Settling
 from qcore.masks import Rle
 from qcore.tracking.types import MaskResult, Prompt
@@ -69,6 +70,14 @@ class Timing:
     def note_track(self, seconds: float) -> None:
         """One object was tracked on an encoded frame."""
         self.track_s = _mean(self.track_s, seconds)
+
+
+def _with_anchors(conditions: Conditions, anchors: Mapping[Key, Rle]) -> dict[Key, Condition]:
+    """The conditions, and masks that are started from without being keyframes."""
+    starts = dict(conditions)
+    for (object_id, frame), rle in anchors.items():
+        starts.setdefault((object_id, frame), Condition(frame, object_id, mask=rle))
+    return starts
 
 
 def _mean(old: float | None, new: float) -> float:
@@ -128,7 +137,7 @@ class Workbench:
         self._applied.clear()
         if self._loaded is not None and self._frames is not None:
             self._session = self._backend.open_session(self._loaded, self._frames, self._recall)
-            self._backend.set_mutual_kv(self._session, self._mutual_kv)
+            self._backend.set_mutual_kv(self._loaded, self._session, self._mutual_kv)
 
     def _need_session(self) -> TrackingSession:
         if self._loaded is None:
@@ -140,8 +149,8 @@ class Workbench:
     def set_mutual_kv(self, choice: MutualKvChoice) -> None:
         """Change how memory frames share keys and values, also between two frames of a propagation."""
         self._mutual_kv = choice
-        if self._session is not None:
-            self._backend.set_mutual_kv(self._session, choice)
+        if self._session is not None and self._loaded is not None:
+            self._backend.set_mutual_kv(self._loaded, self._session, choice)
 
     def mutual_kv_facts(self) -> MutualKvFacts | None:
         """What sharing did since it was last changed."""
@@ -222,9 +231,7 @@ class Workbench:
         masks; a repair compares its own with them before it yields, so that replacing them then is no race.
         """
         session = self._need_session()
-        starts = dict(conditions)
-        for (object_id, frame), rle in anchors.items():
-            starts.setdefault((object_id, frame), Condition(frame, object_id, mask=rle))
+        starts = _with_anchors(conditions, anchors)
         self._track_recall = recall
         self._bring(starts, set(plan.object_ids))
         yield None
@@ -254,6 +261,17 @@ class Workbench:
             self.timing.note_track(seconds)
         elif self.timing.track_s is not None:
             self.timing.note_encode(max(0.0, seconds - self.timing.track_s))
+
+    def compare_mutual_kv(
+        self, plan: TrackPlan, conditions: Conditions, anchors: Mapping[Key, Rle]
+    ) -> Generator[tuple[int, int], None, MutualKvComparison]:
+        """Track a plan without and with sharing, beside the session; see `compare_mutual_kv`."""
+        self._need_session()
+        assert self._loaded is not None
+        starts = _with_anchors(conditions, anchors)
+        prompts = [prompt for prompt in (c.as_prompt() for c in starts.values()) if prompt is not None]
+        choice = MutualKvChoice(True, self._mutual_kv.epsilon)
+        return compare_mutual_kv(self._backend, self._loaded, self._frames, plan, prompts, choice)
 
     # ---- idle ------------------------------------------------------------------------------------------
 

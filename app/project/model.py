@@ -82,6 +82,9 @@ class VideoInfo:
     """`FrameSource.fingerprint`: tells the same video in another place from a changed one."""
 
 
+AUTOMATIC_EPSILON = "auto"
+
+
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """What tracked: kept with the project and written into exports that can hold it."""
@@ -90,6 +93,6 @@ class Provenance:
     """Id of the model or name of the bundle."""
     precision: str
     """E.g. "fp32", "bf16", "w6a6"."""
-    mutual_kv_epsilon: float | None = None
-    """The grouping threshold of Mutual-KV; None = off."""
+    mutual_kv_epsilon: float | str | None = None
+    """The grouping threshold of Mutual-KV; None = off, `AUTOMATIC_EPSILON` = chosen anew at every frame."""
     tool_version: str = ""

@@ -37,6 +37,7 @@ from app.ui.frame_panel import FramePanel
 from app.ui.i18n import tr
 from app.ui.menus import build_menus, build_tool_bar, fill_recent, recent_title
 from app.ui.model_controller import ModelController
+from app.ui.mutual_kv_controller import MutualKvController
 from app.ui.mutual_kv_panel import MutualKvPanel
 from app.ui.navigation_controller import NavigationController
 from app.ui.object_controller import ObjectController
@@ -162,6 +163,9 @@ class MainWindow(QMainWindow):
         self.navigation = NavigationController(self.transport, document, workspace, settings, self)
         self.prompts = PromptController(document, workspace, self.engine, settings, self)
         self.tracking = PropagationController(document, workspace, self.engine, settings, self)
+        self.mutual_kv = MutualKvController(
+            self.mutual_kv_panel, self.engine, document, workspace, self.tracking, self
+        )
         self.objects = ObjectController(self.objects_panel, self.actions_table, document, workspace, self)
         self.transfers = TransferController(document, self.background, self)
         self.models = ModelController(self.background, self)
@@ -215,10 +219,11 @@ class MainWindow(QMainWindow):
         engine.task_changed.connect(self.task_strip.show_task)
         engine.model_changed.connect(self._model_changed)
         engine.timing_changed.connect(self.status.set_timing)
-        engine.mutual_kv_changed.connect(self.mutual_kv_panel.show_facts)
-        self.mutual_kv_panel.chosen.connect(engine.set_mutual_kv)
         engine.failed.connect(self._fail)
-        for part in (self.documents, self.objects, prompts, tracking, self.document, transfers, self.models):
+        for part in (
+            self.documents, self.objects, prompts, tracking, self.document, transfers, self.models,
+            self.mutual_kv,
+        ):  # fmt: skip
             part.failed.connect(self._fail)
         for notice in (self.documents, self.objects, self.navigation):
             notice.noticed.connect(lambda text: self.toasts.show(text))
@@ -323,6 +328,8 @@ class MainWindow(QMainWindow):
             self.models.cancel(task)
         elif self.calibration.owns(task):
             self.calibration.cancel()
+        elif self.mutual_kv.owns(task):
+            self.engine.cancel(task)
         else:
             self.tracking.stop()
 

@@ -15,10 +15,11 @@ from app.engine.records import ModelPhase, Phase, TaskState
 from app.engine.repair import plan_repair
 from app.engine.workbench import Condition, Key, Timing
 from app.project.errors import ProjectError
-from app.project.model import Provenance
+from app.project.model import AUTOMATIC_EPSILON, Provenance
 from app.project.propagation import PropagationPass
 from app.ui.document import Document
 from app.ui.i18n import duration_phrase, frames_phrase, objects_phrase, tr
+from app.ui.mutual_kv_panel import mutual_kv_choice
 from app.ui.navigation import attention
 from app.ui.prompt_controller import conditions_of
 from app.ui.settings import Settings
@@ -271,14 +272,7 @@ class PropagationController(QObject):
             return
         project = self._document.need()
         title = repair_title or _describe(plan)
-        conditions: dict[Key, Condition] = {}
-        for object_id in plan.object_ids:
-            conditions.update(conditions_of(self._document, object_id))
-        anchors: dict[Key, Rle] = {}
-        for object_id, frame in plan.anchors:
-            mask = project.mask(frame, object_id)
-            if mask is not None:
-                anchors[(object_id, frame)] = mask.rle
+        conditions, anchors = self.known_about(plan)
         try:
             self._note_provenance()
         except ProjectError as error:
@@ -295,16 +289,32 @@ class PropagationController(QObject):
         )
         self.refresh()
 
+    def known_about(self, plan: TrackPlan) -> tuple[dict[Key, Condition], dict[Key, Rle]]:
+        """What a plan starts from: its objects' conditions, and masks that are no keyframes."""
+        project = self._document.need()
+        conditions: dict[Key, Condition] = {}
+        for object_id in plan.object_ids:
+            conditions.update(conditions_of(self._document, object_id))
+        anchors: dict[Key, Rle] = {}
+        for object_id, frame in plan.anchors:
+            mask = project.mask(frame, object_id)
+            if mask is not None:
+                anchors[(object_id, frame)] = mask.rle
+        return conditions, anchors
+
     def _note_provenance(self) -> None:
         model = self._engine.model
         self._document.need().record_provenance(
             Provenance(model.model_id, model.precision, self._epsilon(), __version__)
         )
 
-    def _epsilon(self) -> float | None:
-        if not self._settings.value("tracking.mutual_kv"):
+    def _epsilon(self) -> float | str | None:
+        choice = mutual_kv_choice(self._settings)
+        if not choice.enabled:
             return None
-        return float(self._settings.value("tracking.mutual_kv_epsilon"))
+        if choice.epsilon is not None:
+            return choice.epsilon
+        return self._engine.model.mutual_kv_epsilon or AUTOMATIC_EPSILON
 
     def set_paused(self, paused: bool) -> None:
         """Hold the propagation, or let it go on."""

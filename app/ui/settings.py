@@ -115,7 +115,11 @@ SCHEMA: tuple[Setting, ...] = (
     Setting(
         "tracking.mutual_kv_epsilon", "Tracking", "Mutual-KV likeness",
         "How alike memory frames must be to share; lower shares more.", Kind.NUMBER, 0.94,
-        minimum=0.5, maximum=1.0, step=0.01,
+        minimum=0.5, maximum=1.0, step=0.005,
+    ),
+    Setting(
+        "tracking.mutual_kv_auto", "Tracking", "Mutual-KV likeness by itself",
+        "The value that the model was calibrated with, else one chosen while tracking.", Kind.SWITCH, False,
     ),
     Setting(
         "review.threshold", "Review", "Needs attention below",

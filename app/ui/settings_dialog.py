@@ -154,6 +154,7 @@ class SettingsDialog(QDialog):
             spin = QDoubleSpinBox()
             spin.setRange(setting.minimum, setting.maximum)
             spin.setSingleStep(setting.step)
+            spin.setDecimals(max(2, len(f"{setting.step:g}".partition(".")[2])))
             spin.setValue(float(value))
         spin.setSuffix(tr(setting.suffix) if setting.suffix else "")
         spin.setMinimumWidth(130)

@@ -8,7 +8,7 @@ import pytest
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtWidgets import QPushButton, QWidget
 
-from app.engine.records import MutualKvChoice, MutualKvFacts, Phase, TaskState
+from app.engine.records import MutualKvChoice, MutualKvComparison, MutualKvFacts, Phase, TaskState
 from app.ui.background import Background
 from app.ui.frame_panel import FrameFacts, FramePanel
 from app.ui.mutual_kv_panel import MutualKvPanel
@@ -162,9 +162,49 @@ def test_mutual_kv_is_one_setting_shown_in_two_places(qtbot, settings):
     told = []
     panel.chosen.connect(told.append)
     panel.switch.setChecked(True)
-    panel.slider.setValue(80)
+    panel.slider.setValue(160)
     assert told == [MutualKvChoice(True, 0.94), MutualKvChoice(True, 0.8)]
     settings.set("tracking.mutual_kv_epsilon", 0.6)
-    assert panel.slider.value() == 60 and panel.value.text() == "0.60"
-    panel.show_facts(MutualKvFacts(7.0, 3.0, 0.41))
+    assert panel.slider.value() == 120 and panel.value.text() == "0.600"
+    panel.show_facts(MutualKvFacts(7.0, 3.0, 0.41, 4032, 1728, 3.14, 2.2, 0.6))
     assert panel.facts.text() == "7.0 → 3.0 memories, −41 % attention"
+    assert panel.cost.text() == "1,728 of 4,032 keys, 3.1 ms a frame, saves about 2.2 ms"
+
+
+def test_the_calibrated_likeness_is_marked_and_taken_exactly_or_by_itself(qtbot, settings):
+    panel = MutualKvPanel(settings)
+    qtbot.addWidget(panel)
+    settings.set("tracking.mutual_kv", True)
+    panel.resize(260, 200)
+    panel.show()
+    assert panel.slider.mark is None and panel.calibrated.isHidden()
+    panel.set_calibrated(0.8737)
+    told = []
+    panel.chosen.connect(told.append)
+    low, high = panel.slider.minimum(), panel.slider.maximum()
+    assert low < panel.slider.mark < high and 0 < panel.slider.mark_x() < panel.slider.width()
+    panel.calibrated.click()
+    # the exact value, although the slider's steps are coarser
+    assert settings.value("tracking.mutual_kv_epsilon") == 0.8737 and panel.value.text() == "0.874"
+    panel.auto.click()
+    assert told[-1] == MutualKvChoice(True, None) and not panel.slider.isEnabled()
+    assert panel.value.text() == "0.874"
+    panel.set_calibrated(None)
+    panel.show_facts(MutualKvFacts(7.0, 3.0, 0.41, 4032, 1728, 3.1, 2.2, 0.91))
+    assert panel.value.text() == "0.910"
+    panel.auto.click()
+    assert told[-1] == MutualKvChoice(True, 0.8737) and panel.slider.isEnabled()
+
+
+def test_a_comparison_is_said_in_one_line_and_leads_to_the_worst_frame(qtbot, settings):
+    panel = MutualKvPanel(settings)
+    qtbot.addWidget(panel)
+    panel.show_comparing(True)
+    assert not panel.compare.isEnabled()
+    panel.show_comparison(MutualKvComparison(20, 40, 0.9934, 0.9611, 17, 41.23, 33.04, 7.0, 3.0, 0.94))
+    panel.show_comparing(False)
+    assert panel.compare.isEnabled()
+    assert panel.result.text().startswith("20 frames at 0.940: IoU 0.993, 41.2 → 33.0 ms a frame")
+    with qtbot.waitSignal(panel.frame_wanted) as signal:
+        panel.result.linkActivated.emit("#")
+    assert signal.args == [17]
