@@ -26,6 +26,7 @@ from app.ui.objects_panel import ObjectRow, ObjectsPanel
 from app.ui.settings import Settings
 from app.ui.state import Workspace
 from qcore.masks import MaskArray, Rle, decode
+from qcore.tracking.types import Prompt
 
 DECODED_MASKS = 24
 
@@ -210,7 +211,7 @@ class CanvasPresenter(QObject):
         threshold = float(self._settings.value("review.threshold"))
         return FrameFacts(
             track.name,
-            _source_text(mask, project.prompt(frame, track.object_id) is not None),
+            _source_text(mask, project.prompt(frame, track.object_id)),
             float(lane.confidence[frame]),
             _area_text(mask, project.size),
             mask.reviewed,
@@ -219,9 +220,11 @@ class CanvasPresenter(QObject):
         )
 
 
-def _source_text(mask: FrameMask, prompted: bool) -> str:
-    if mask.source is MaskSource.PROMPT or (prompted and mask.source is MaskSource.PROPAGATED):
-        text = tr("your clicks and box")
+def _source_text(mask: FrameMask, prompt: Prompt | None) -> str:
+    if prompt is not None and mask.source in (MaskSource.PROMPT, MaskSource.PROPAGATED):
+        text = _prompt_text(prompt)
+    elif mask.source is MaskSource.PROMPT:
+        text = tr("a prompt")
     elif mask.source is MaskSource.EDITED:
         text = tr("painted by hand")
     elif mask.source is MaskSource.IMPORTED:
@@ -229,6 +232,14 @@ def _source_text(mask: FrameMask, prompted: bool) -> str:
     else:
         text = tr("tracked")
     return tr("{0}, accepted").format(text) if mask.reviewed else text
+
+
+def _prompt_text(prompt: Prompt) -> str:
+    if not prompt.points_xy:
+        return tr("your box")
+    if prompt.box_xyxy is not None:
+        return tr("your box and clicks") if len(prompt.points_xy) > 1 else tr("your box and click")
+    return tr("your clicks") if len(prompt.points_xy) > 1 else tr("your click")
 
 
 def _area_text(mask: FrameMask, size: tuple[int, int]) -> str:

@@ -13,7 +13,7 @@ from PySide6.QtGui import QUndoStack
 from app.project.changes import Change
 from app.project.errors import ProjectError
 from app.project.project import Project
-from app.ui.undo import ChangeCommand
+from app.ui.undo import ChangeCommand, Step
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ class Document(QObject):
     closed = Signal()
     changed = Signal(object)
     """The `Change` that just happened, also from undo, redo and propagation."""
+    stepped = Signal(int)
+    """Undo or redo changed this one frame: the user should see it."""
     failed = Signal(str)
     """A change could not be saved: one sentence."""
 
@@ -82,11 +84,23 @@ class Document(QObject):
 
     def undo(self) -> None:
         """Take the last step back."""
+        frame = self._frame_of_step(self.undo_stack.index() - 1)
         self.undo_stack.undo()
+        self._show(frame)
 
     def redo(self) -> None:
         """Do the last undone step again."""
+        frame = self._frame_of_step(self.undo_stack.index())
         self.undo_stack.redo()
+        self._show(frame)
+
+    def _frame_of_step(self, number: int) -> int | None:
+        step = self.undo_stack.command(number)
+        return step.frame if isinstance(step, Step) else None
+
+    def _show(self, frame: int | None) -> None:
+        if frame is not None and self._project is not None:
+            self.stepped.emit(frame)
 
     def refuse(self, error: ProjectError) -> None:
         """Tell the user that something could not be saved; nothing of it is left in memory either."""

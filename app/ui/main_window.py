@@ -160,7 +160,9 @@ class MainWindow(QMainWindow):
         self.documents = DocumentController(
             document, workspace, self.engine, self.loader, self.background, settings, self
         )
-        self.navigation = NavigationController(self.transport, document, workspace, settings, self)
+        self.navigation = NavigationController(
+            self.transport, self.actions_table, document, workspace, settings, self
+        )
         self.prompts = PromptController(document, workspace, self.engine, settings, self)
         self.tracking = PropagationController(document, workspace, self.engine, settings, self)
         self.mutual_kv = MutualKvController(
@@ -229,6 +231,7 @@ class MainWindow(QMainWindow):
             notice.noticed.connect(lambda text: self.toasts.show(text))
         self.documents.video_missing.connect(self.dialogs.ask_for_video)
         self.documents.busy_changed.connect(self._show_opening)
+        self.document.stepped.connect(self.navigation.jump)
         self.document.opened.connect(self._update_open)
         self.document.opened.connect(prompts.answer_missing)
         self.document.closed.connect(self._update_open)

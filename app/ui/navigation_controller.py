@@ -9,6 +9,7 @@ from app.ui.i18n import tr
 from app.ui.navigation import attention_frames, next_in, starts_of_runs, unreviewed_frames
 from app.ui.playback import Playback
 from app.ui.settings import Settings
+from app.ui.shortcuts import ActionRegistry
 from app.ui.state import Workspace
 from app.ui.transport_bar import TransportBar
 
@@ -21,6 +22,7 @@ class NavigationController(QObject):
     def __init__(
         self,
         bar: TransportBar,
+        actions: ActionRegistry,
         document: Document,
         workspace: Workspace,
         settings: Settings,
@@ -28,6 +30,7 @@ class NavigationController(QObject):
     ) -> None:
         super().__init__(parent)
         self._bar = bar
+        self._actions = actions
         self._document = document
         self._workspace = workspace
         self._settings = settings
@@ -122,13 +125,26 @@ class NavigationController(QObject):
         if found is None and self._settings.value("review.unreviewed"):
             found = next_in(unreviewed_frames(lanes), self._workspace.frame, forward)
         if found is None:
-            where = tr("after") if forward else tr("before")
-            self.noticed.emit(tr("Nothing needs attention {0} this frame.").format(where))
+            self.noticed.emit(self._all_well(bool(frames), forward))
             return
         self.jump(found)
         if found in frames:
             position = frames.index(found) + 1
             self.noticed.emit(tr("Needs attention: {0} of {1}").format(position, len(frames)))
+
+    def _all_well(self, elsewhere: bool, forward: bool) -> str:
+        """Nothing that way; where to look instead."""
+        if not elsewhere:
+            return tr("Nothing needs attention.")
+        if forward:
+            text, action_id = (
+                tr("Nothing needs attention after this frame; {0} goes back."),
+                "review.previous",
+            )
+        else:
+            text, action_id = tr("Nothing needs attention before this frame; {0} goes on."), "review.next"
+        keys = self._actions.key_text(action_id)
+        return text.format(keys or tr("the Track menu"))
 
     # ---- range -----------------------------------------------------------------------------------------
 

@@ -80,7 +80,7 @@ class PropagationController(QObject):
     finished = Signal(str)
     """A propagation ended well or was stopped: one sentence."""
     frame_tracked = Signal(int)
-    """A frame of the running propagation is done, for following it."""
+    """A frame of the running propagation is done, for following it; not of a repair, whose user stays."""
 
     def __init__(
         self,
@@ -159,6 +159,13 @@ class PropagationController(QObject):
             if object_id in run.object_ids
         )
 
+    def _repair_to_offer(self) -> TrackPlan | None:
+        """A repair, where everything is tracked and this frame was corrected."""
+        if self._is_new(self.primary_plan()) or not self._is_correction():
+            return None
+        plan = self._repair_plan()
+        return None if plan.is_empty else plan
+
     def primary_plan(self) -> TrackPlan:
         """What the primary button does: whatever is left to do, forward first; else forward once more."""
         forward = self.plan(Direction.FORWARD)
@@ -174,6 +181,25 @@ class PropagationController(QObject):
         """True when it finds masks where there are none yet."""
         return any(self._has_gap(object_id, plan) for object_id in plan.object_ids)
 
+    def _repair_plan(self) -> TrackPlan:
+        """What a repair does; without a selection it is meant for the objects corrected on this frame."""
+        frame, selection = self._workspace.frame, self._workspace.selection
+        chosen = self._document.trackable(list(selection) if selection else None)
+        if not selection:
+            chosen = [i for i in chosen if frame in self._document.keyframes(i)] or chosen
+        return plan_repair(self._repair_frames(chosen), frame, self._workspace.frame_count)
+
+    def _repair_title(self, plan: TrackPlan) -> str:
+        objects = objects_phrase(len(plan.object_ids))
+        return tr("Repair {0} around frame {1}").format(objects, self._workspace.frame)
+
+    def _is_correction(self) -> bool:
+        """True on a keyframe of the active object, of any object without one, that is not its only one."""
+        active = self._workspace.active
+        ids = self._document.trackable(None if active is None else [active])
+        keyframes = [self._document.keyframes(object_id) for object_id in ids]
+        return any(self._workspace.frame in frames and len(frames) > 1 for frames in keyframes)
+
     def offer(self) -> Offer:
         """The primary button's words at this moment."""
         if self._running is not None:
@@ -185,16 +211,26 @@ class PropagationController(QObject):
             return Offer(tr("Track"), False, self._engine.model.message)
         if not self._document.trackable():
             return Offer(tr("Track"), False, tr("First click or drag a box on something that is not locked"))
+        ready = phase is ModelPhase.READY
+        loading = tr("The model is still loading")
+        repair = self._repair_to_offer()
+        if repair is not None:
+            tip = tr("R: from here outward, until the masks agree with those that were good")
+            return Offer(self._repair_title(repair), ready, tip if ready else loading)
         plan = self.primary_plan()
         if plan.is_empty:
-            return Offer(tr("Everything is tracked"), False, tr("Correct a frame, then R repairs the span"))
+            return Offer(
+                tr("Everything is tracked"),
+                False,
+                tr("Correct a frame, then R repairs what is bad around it"),
+            )
         text = _describe(plan, "" if self._is_new(plan) else tr("Track again:"))
         seconds = estimate_s(plan, self._engine.timing, self._encoded)
-        if phase is not ModelPhase.READY:
-            return Offer(text, False, tr("The model is still loading"))
+        if not ready:
+            return Offer(text, False, loading)
         if seconds is not None:
             text = tr("{0}, about {1}").format(text, duration_phrase(seconds))
-        return Offer(text, True, tr("T: forward, Shift+T: backward, Ctrl+T: both ways, R: repair the span"))
+        return Offer(text, True, tr("T: forward, Shift+T: backward, Ctrl+T: both ways"))
 
     def refresh(self) -> None:
         """Work the primary button's words out again."""
@@ -216,7 +252,11 @@ class PropagationController(QObject):
         if self._running is not None:
             self.stop()
         elif self._document.is_open:
-            self._start(self.primary_plan())
+            repair = self._repair_to_offer()
+            if repair is not None:
+                self._start(repair, self._repair_title(repair))
+            else:
+                self._start(self.primary_plan())
 
     def track(self, direction: Direction, frame_limit: int | None = None) -> None:
         """Track in a direction, at most some frames far."""
@@ -224,23 +264,14 @@ class PropagationController(QObject):
             self._start(self.plan(direction, frame_limit))
 
     def repair(self) -> None:
-        """Track the bad span around the current frame again, and nothing else.
-
-        Without a selection the objects corrected on this frame are meant, or all where there is none.
-        """
+        """Track the bad span around the current frame again, and nothing else."""
         if not self._document.is_open or not self._may_start():
             return
-        frame, selection = self._workspace.frame, self._workspace.selection
-        chosen = self._document.trackable(list(selection) if selection else None)
-        if not selection:
-            corrected = [i for i in chosen if frame in self._document.keyframes(i)]
-            chosen = corrected or chosen
-        plan = plan_repair(self._repair_frames(chosen), frame, self._workspace.frame_count)
+        plan = self._repair_plan()
         if plan.is_empty:
             self.failed.emit(tr("There is nothing to repair: correct the object on this frame first."))
             return
-        title = tr("Repair {0} around frame {1}").format(objects_phrase(len(plan.object_ids)), frame)
-        self._start(plan, title)
+        self._start(plan, self._repair_title(plan))
 
     def _repair_frames(self, object_ids: list[int]) -> list[ObjectFrames]:
         project = self._document.need()
@@ -362,9 +393,12 @@ class PropagationController(QObject):
         for result in results:
             # a frame is done when the next one begins: until then some of its objects are missing
             if result.frame_index != running.frame:
-                if running.frame >= 0:
-                    self.frame_tracked.emit(running.frame)
+                self._tell_frame(running)
                 running.frame = result.frame_index
+
+    def _tell_frame(self, running: _Running) -> None:
+        if running.frame >= 0 and not running.is_repair:
+            self.frame_tracked.emit(running.frame)
 
     def _task_changed(self, state: TaskState) -> None:
         running = self._running
@@ -380,8 +414,7 @@ class PropagationController(QObject):
 
     def _end(self, running: _Running, text: str) -> None:
         self._running = None
-        if running.frame >= 0:
-            self.frame_tracked.emit(running.frame)
+        self._tell_frame(running)
         try:
             running.results.finish()
         except ProjectError as error:

@@ -92,9 +92,7 @@ ACTIONS: tuple[ActionSpec, ...] = (
     _spec("track.backward", "Track backward", "Shift+T", "track-backward"),
     _spec("track.both", "Track both ways", "Ctrl+T", "track-both"),
     _spec("track.frames", "Track the next frames", "Alt+T", "track", hint="as many as the settings say"),
-    _spec(
-        "track.repair", "Repair the span", "R", "repair", hint="re-track between the keyframes around here"
-    ),
+    _spec("track.repair", "Repair around this frame", "R", "repair", hint="re-track only the bad span"),
     _spec("track.pause", "Pause or resume tracking", "Ctrl+P", "pause"),
     _spec("track.cancel", "Stop tracking, keep what is done", "Ctrl+.", "stop"),
     _spec("track.in", "Set the range's start here", "I", "range-in"),

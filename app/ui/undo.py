@@ -14,7 +14,7 @@ from app.project.propagation import PropagationPass
 Refused = Callable[[ProjectError], None]
 
 
-class _Command(QUndoCommand):
+class Step(QUndoCommand):
     """Applies changes; one that the disk refuses makes the command obsolete, so the stack drops it.
 
     Qt calls these methods from C++, where an exception would be lost.
@@ -24,6 +24,11 @@ class _Command(QUndoCommand):
         super().__init__(title)
         self._project = project
         self._refused = refused
+
+    @property
+    def frame(self) -> int | None:
+        """The one frame it concerns; None when it concerns several or none."""
+        return None
 
     def _apply(self, change: Change) -> bool:
         try:
@@ -35,7 +40,7 @@ class _Command(QUndoCommand):
         return True
 
 
-class ChangeCommand(_Command):
+class ChangeCommand(Step):
     """One change of the user's.
 
     A prompt is on the disk before the model has answered; `extend` then adds the answer to the same step.
@@ -45,6 +50,12 @@ class ChangeCommand(_Command):
         super().__init__(project, change.title, refused)
         self._change = change
         self.is_applied = False
+
+    @property
+    def frame(self) -> int | None:
+        """See above."""
+        frames = self._change.frames
+        return frames.pop() if len(frames) == 1 else None
 
     def redo(self) -> None:
         """Apply it; also called when it is pushed."""
@@ -61,7 +72,7 @@ class ChangeCommand(_Command):
             self._change = self._change.followed_by(change)
 
 
-class PassCommand(_Command):
+class PassCommand(Step):
     """A propagation, applied bit by bit while it runs; pushed with its first masks."""
 
     def __init__(

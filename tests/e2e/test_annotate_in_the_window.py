@@ -93,6 +93,22 @@ def test_one_propagation_is_one_undo_step_and_redo_brings_it_back(open_window, e
         assert_follows(project, 1, 0, range(24))
 
 
+def test_undo_and_redo_go_to_the_frame_they_change(open_window, engine_backend, clip):
+    d = open_window(engine_backend, clip)
+    d.drag(*box(0, 0))
+    d.answered()
+    d.window.navigation.jump(9)
+    d.at(9)
+    d.click(*centre(0, 9))
+    d.answered()
+    frames = []
+    for modifier in (CTRL, CTRL, CTRL | SHIFT, CTRL | SHIFT):
+        d.window.navigation.jump(20)
+        d.key(Qt.Key.Key_Z, modifier)
+        frames.append(d.window.workspace.frame)
+    assert frames == [9, 0, 0, 9]
+
+
 def test_undo_while_tracking_stops_it_and_takes_it_back(open_window, engine_backend, clip):
     d = open_window(engine_backend, clip)
     d.drag(*box(0, 0))
@@ -157,8 +173,10 @@ def test_repair_leaves_alone_what_was_good(open_window, engine_backend, clip):
     d.at(16)
     d.drag(*box(1, 16))  # the tracker follows the nearer keyframe: down to frame 9 it changes its mind
     d.answered()
-    d.key(Qt.Key.Key_R)
+    d.until(lambda: d.window.transport.primary.text() == "Repair 1 object around frame 16")
+    d.qtbot.mouseClick(d.window.transport.primary, Qt.MouseButton.LeftButton)
     d.tracked()
+    assert d.window.workspace.frame == 16
     assert d.window.toasts.texts[-1] == "Repaired frames 9–23."
     with saved(d) as project:
         assert_follows(project, 1, 0, range(9))
