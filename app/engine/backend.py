@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.records import MutualKvChoice, MutualKvFacts
+from app.engine.records import EngineError, MutualKvChoice, MutualKvFacts
 from qcore.masks import Rle
 from qcore.tracking.types import Direction, MaskResult, Prompt
 
@@ -80,6 +80,10 @@ class LoadedModel:
     """The threshold the model was calibrated with, if any."""
     weighs_groups: bool = True
     """Whether it was calibrated with the weight of shared keys (see `MutualKvSettings.weigh_groups`)."""
+    back_end: str = ""
+    kernels: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    devices: tuple[str, ...] = ()
+    """These three: see `ModelState`."""
 
 
 class Backend(Protocol):
@@ -128,8 +132,9 @@ class QcoreBackend:
         precision = known[model_id].precision if model_id in known else "fp32"
         header = _mutual_kv_of(model_id)
         return LoadedModel(
-            model, model_id, title, _device_title(chosen, kernels.precision), precision,
+            model, model_id, title, _device_title(chosen), precision,
             None if header is None else header.epsilon, header is None or header.log_bias,
+            _back_end(chosen, str(kernels.precision)), (kernels.replaced, kernels.kept), _devices(),
         )  # fmt: skip
 
     def open_session(self, loaded: LoadedModel, frames: Any, recall: Recall) -> TrackingSession:
@@ -185,24 +190,35 @@ def _mutual_kv_of(model_id: str) -> Any:
     return read_header(path).mutual_kv
 
 
-def _choose_device(wanted: str) -> str:
+def _devices() -> tuple[str, ...]:
     import torch
 
-    if wanted != "auto":
-        return wanted
-    if torch.cuda.is_available():
-        return "cuda"
-    if torch.backends.mps.is_available():
-        return "mps"
-    return "cpu"
+    found = ["cuda"] if torch.cuda.is_available() else []
+    found += ["mps"] if torch.backends.mps.is_available() else []
+    return (*found, "cpu")
 
 
-def _device_title(device: str, arithmetic: str) -> str:
+def _choose_device(wanted: str) -> str:
+    found = _devices()
+    if wanted == "auto":
+        return found[0]
+    if wanted.partition(":")[0] not in found:
+        raise EngineError(f"This machine has no {wanted} device that PyTorch can use: choose another one.")
+    return wanted
+
+
+def _device_title(device: str) -> str:
     import torch
 
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
+    return {"cpu": "CPU", "mps": "Apple GPU"}.get(device, device)
+
+
+def _back_end(device: str, arithmetic: str) -> str:
+    import torch
+
+    if device != "cpu":
+        return arithmetic
     threads = torch.get_num_threads()
-    counted = "1 thread" if threads == 1 else f"{threads} threads"
-    names = {"cpu": f"CPU {arithmetic}, {counted}", "mps": "Apple GPU"}
-    return names.get(device, device)
+    return f"{arithmetic}, 1 thread" if threads == 1 else f"{arithmetic}, {threads} threads"

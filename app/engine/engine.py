@@ -137,7 +137,8 @@ class Engine(QObject):
             loaded = self._bench.load_model(model_id, device)
             state = ModelState(
                 ModelPhase.READY, loaded.model_id, loaded.title, loaded.device, loaded.precision,
-                mutual_kv_epsilon=loaded.mutual_kv_epsilon,
+                mutual_kv_epsilon=loaded.mutual_kv_epsilon, back_end=loaded.back_end, kernels=loaded.kernels,
+                devices=loaded.devices,
             )  # fmt: skip
             self._post(lambda: self._set_model(state))
             self._post_encoded(force=True)

@@ -69,6 +69,12 @@ class ModelState:
     """Why loading failed, one sentence."""
     mutual_kv_epsilon: float | None = None
     """The Mutual-KV threshold that the model was calibrated with, if any."""
+    back_end: str = ""
+    """What computes, e.g. ``fp32, 2 threads``."""
+    kernels: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    """Parts on our own kernels, and parts left to PyTorch, each of those with the reason."""
+    devices: tuple[str, ...] = ()
+    """Devices of this machine: some of cpu, cuda, mps; empty while unknown."""
 
     @property
     def is_ready(self) -> bool:

@@ -336,8 +336,11 @@ class Project:
             return ()
 
     def record_provenance(self, run: Provenance) -> None:
-        """Note what is about to track; repeated runs are kept once."""
-        runs = [*(known for known in self.provenance if known != run), run]
+        """Note what makes masks from now on; repeated runs are kept once."""
+        before = self.provenance
+        if before and before[-1] == run:
+            return
+        runs = [*(known for known in before if known != run), run]
         self.set_meta("provenance", json.dumps([asdict(known) for known in runs]))
 
     def meta(self, key: str, default: str = "") -> str:

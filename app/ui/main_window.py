@@ -25,6 +25,7 @@ from PySide6.QtWidgets import (
 from app.engine.backend import Backend
 from app.engine.engine import Engine
 from app.engine.frames import FrameLoader
+from app.project.errors import ProjectError
 from app.ui import icons, theme
 from app.ui.background import Background
 from app.ui.calibration.controller import CalibrationController
@@ -36,6 +37,7 @@ from app.ui.document_controller import DocumentController, sample_clip
 from app.ui.frame_panel import FramePanel
 from app.ui.i18n import tr
 from app.ui.menus import build_menus, build_tool_bar, fill_recent, recent_title
+from app.ui.model_choice import ModelChoice
 from app.ui.model_controller import ModelController
 from app.ui.mutual_kv_controller import MutualKvController
 from app.ui.mutual_kv_panel import MutualKvPanel
@@ -171,6 +173,7 @@ class MainWindow(QMainWindow):
         self.objects = ObjectController(self.objects_panel, self.actions_table, document, workspace, self)
         self.transfers = TransferController(document, self.background, self)
         self.models = ModelController(self.background, self)
+        self.model_choice = ModelChoice(settings, document, self)
         self.calibration = CalibrationController(parent=self)
         self.dialogs = WindowDialogs(self)
         self._remember = QTimer(self)
@@ -224,10 +227,10 @@ class MainWindow(QMainWindow):
         engine.failed.connect(self._fail)
         for part in (
             self.documents, self.objects, prompts, tracking, self.document, transfers, self.models,
-            self.mutual_kv,
+            self.mutual_kv, self.model_choice,
         ):  # fmt: skip
             part.failed.connect(self._fail)
-        for notice in (self.documents, self.objects, self.navigation):
+        for notice in (self.documents, self.objects, self.navigation, self.model_choice):
             notice.noticed.connect(lambda text: self.toasts.show(text))
         self.documents.video_missing.connect(self.dialogs.ask_for_video)
         self.documents.busy_changed.connect(self._show_opening)
@@ -238,7 +241,9 @@ class MainWindow(QMainWindow):
         self.document.changed.connect(lambda _change: None if self._saved.isActive() else self._saved.start())
         self.settings.changed.connect(self._setting_changed)
         self.settings.recent_changed.connect(self._update_recent)
-        self.status.model_clicked.connect(self.dialogs.show_models)
+        self.status.model_clicked.connect(self.dialogs.show_model_menu)
+        self.model_choice.changed.connect(lambda _id: self._load_model())
+        engine.mask_ready.connect(lambda _request, _mask: self._note_provenance())
 
     def _on_still(self, slot: object) -> object:
         """A slot for edits: playback stops first, so that they land on the frame the user looks at."""
@@ -269,9 +274,14 @@ class MainWindow(QMainWindow):
             self.documents.open(paths[0])
 
     def _load_model(self) -> None:
-        self.engine.load_model(
-            str(self.settings.value("tracking.model")), str(self.settings.value("tracking.device"))
-        )
+        self.engine.load_model(self.model_choice.current, str(self.settings.value("tracking.device")))
+
+    def _note_provenance(self) -> None:
+        if self.document.is_open:
+            try:
+                self.tracking.note_provenance()
+            except ProjectError as error:
+                self._fail(str(error))
 
     def _model_changed(self, state: object) -> None:
         self.status.set_model(self.engine.model)
@@ -281,7 +291,7 @@ class MainWindow(QMainWindow):
     def _setting_changed(self, key: str, value: object) -> None:
         if key == "appearance.theme":
             theme.manager().set_mode(theme.ThemeMode(str(value)))
-        elif key in ("tracking.model", "tracking.device"):
+        elif key == "tracking.device":
             self._load_model()
         elif key == "canvas.wheel_zooms":
             self.canvas.set_wheel_zooms(bool(value))

@@ -45,7 +45,7 @@ MENUS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "T&ools",
         ("tool.point", "tool.box", "tool.brush", "tool.eraser", "tool.pan", "", "model.manage",
-         "model.calibrate"),
+         "model.previous", "model.calibrate"),
     ),
     ("&Help", ("help.keys", "help.palette", "help.log", "", "help.about")),
 )  # fmt: skip

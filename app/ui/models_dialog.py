@@ -20,12 +20,10 @@ from PySide6.QtWidgets import (
 
 from app.engine.records import TaskState
 from app.ui.i18n import duration_phrase, tr
+from app.ui.model_choice import ModelChoice
 from app.ui.model_controller import ModelController
-from app.ui.settings import Settings
 from app.ui.theme import GRID
 from qcore.models.registry import ModelStatus
-
-MODEL = "tracking.model"
 
 
 class ModelsDialog(QDialog):
@@ -33,10 +31,10 @@ class ModelsDialog(QDialog):
 
     settings_wanted = Signal()
 
-    def __init__(self, models: ModelController, settings: Settings, parent: QWidget | None = None) -> None:
+    def __init__(self, models: ModelController, choice: ModelChoice, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._models = models
-        self._settings = settings
+        self._choice = choice
         self.cards: dict[str, ModelCard] = {}
         self.setWindowTitle(tr("Models"))
         self.resize(680, 560)
@@ -72,7 +70,7 @@ class ModelsDialog(QDialog):
         models.changed.connect(self.refresh)
         models.installed.connect(lambda _id: self.refresh())
         models.task_changed.connect(lambda _state: self._show_progress())
-        settings.changed.connect(lambda key, _value: self.refresh() if key == MODEL else None)
+        choice.changed.connect(lambda _id: self.refresh())
         self.refresh()
 
     def refresh(self) -> None:
@@ -83,13 +81,13 @@ class ModelsDialog(QDialog):
         for row in rows:
             if row.id not in self.cards:
                 card = ModelCard(row.id, self._page)
-                card.use.clicked.connect(lambda _=False, i=row.id: self._settings.set(MODEL, i))
+                card.use.clicked.connect(lambda _=False, i=row.id: self._choice.choose(i))
                 card.fetch.clicked.connect(lambda _=False, i=row.id: self._models.download(i))
                 card.cancel.clicked.connect(lambda _=False, i=row.id: self._cancel(i))
                 card.remove.clicked.connect(lambda _=False, i=row.id: self._models.remove(i))
                 self.cards[row.id] = card
                 self._column.insertWidget(self._column.count() - 1, card)
-            self.cards[row.id].show_row(row, row.id == self._settings.value(MODEL))
+            self.cards[row.id].show_row(row, row.id == self._choice.current)
         self._show_progress()
 
     def _show_progress(self) -> None:

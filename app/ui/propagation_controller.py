@@ -305,7 +305,7 @@ class PropagationController(QObject):
         title = repair_title or _describe(plan)
         conditions, anchors = self.known_about(plan)
         try:
-            self._note_provenance()
+            self.note_provenance()
         except ProjectError as error:
             self.failed.emit(str(error))
             return
@@ -333,7 +333,12 @@ class PropagationController(QObject):
                 anchors[(object_id, frame)] = mask.rle
         return conditions, anchors
 
-    def _note_provenance(self) -> None:
+    def note_provenance(self) -> None:
+        """Keep with the project which model makes its masks, and how.
+
+        Raises:
+            ProjectError: it could not be written.
+        """
         model = self._engine.model
         self._document.need().record_provenance(
             Provenance(model.model_id, model.precision, self._epsilon(), __version__)

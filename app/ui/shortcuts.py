@@ -102,6 +102,7 @@ ACTIONS: tuple[ActionSpec, ...] = (
     _spec("review.next", "Next frame that needs attention", "N", "attention"),
     _spec("review.previous", "Previous frame that needs attention", "Shift+N"),
     _spec("model.manage", "Models…", "", "model", hint="choose, download, import"),
+    _spec("model.previous", "Back to the previous model", ""),
     _spec(
         "model.calibrate", "Calibrate for my videos…", "", "quantize", hint="small and fast, on your clips"
     ),

@@ -11,7 +11,15 @@ from app.engine.records import ModelPhase, ModelState
 from app.engine.workbench import Timing
 from app.ui import icons
 from app.ui.i18n import tr
+from app.ui.models import precision_phrase
 from app.ui.theme import GRID
+
+
+def _kernel_lines(state: ModelState) -> list[str]:
+    """Which parts run on our own kernels, and which do not and why."""
+    ours, others = state.kernels
+    lines = [tr("Own kernels: {0}").format(", ".join(ours))] if ours else []
+    return lines + [tr("PyTorch: {0}").format(part) for part in others]
 
 
 class StatusBar(QWidget):
@@ -27,7 +35,7 @@ class StatusBar(QWidget):
         self.model = QToolButton()
         self.model.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self.model.setIcon(icons.icon("model", "text_muted"))
-        self.model.setToolTip(tr("Choose the model and the device"))
+        self.model.setAccessibleName(tr("Model and device"))
         self.model.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.model.clicked.connect(self.model_clicked)
         layout.addWidget(self.model)
@@ -58,7 +66,7 @@ class StatusBar(QWidget):
         """Which model answers, or why none does."""
         if state.phase is ModelPhase.READY:
             name = state.title.partition(" (")[0]  # the precision is said right after
-            text = f"{name} · {state.precision}" if state.precision else name
+            text = f"{name} · {precision_phrase(state.precision)}" if state.precision else name
         elif state.phase is ModelPhase.LOADING:
             text = tr("Loading {0}…").format(state.title)
         elif state.phase is ModelPhase.FAILED:
@@ -72,7 +80,9 @@ class StatusBar(QWidget):
             else icons.icon("model", "text_muted")
         )
         self.model.setToolTip(state.message or tr("Choose the model and the device"))
-        self.device.setText(state.device if state.phase is ModelPhase.READY else "")
+        ready = state.phase is ModelPhase.READY
+        self.device.setText(" · ".join(filter(None, (state.device, state.back_end))) if ready else "")
+        self.device.setToolTip("\n".join(_kernel_lines(state)))
         if state.phase is not ModelPhase.READY:
             self.speed.clear()
 

@@ -87,6 +87,7 @@ def connect_actions(window: MainWindow) -> None:
     on("review.next", lambda: navigation.to_attention(True))
     on("review.previous", lambda: navigation.to_attention(False))
     on("model.manage", dialogs.show_models)
+    on("model.previous", dialogs.use_previous_model)
     on("model.calibrate", dialogs.show_calibration)
     on("help.keys", dialogs.show_keys)
     on("help.palette", dialogs.show_palette)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QObject, Qt, QUrl
+from PySide6.QtCore import QObject, QPoint, Qt, QUrl
 from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QDialog, QFileDialog, QMessageBox
 
@@ -21,8 +21,9 @@ from app.ui.document_controller import VIDEO_SUFFIXES
 from app.ui.export_dialog import ExportDialog
 from app.ui.i18n import tr
 from app.ui.keys_dialog import KeysDialog
+from app.ui.model_menu import build_model_menu
 from app.ui.models import model_choices
-from app.ui.models_dialog import MODEL, ModelsDialog
+from app.ui.models_dialog import ModelsDialog
 from app.ui.settings_dialog import SettingsDialog
 from app.ui.toasts import Tone
 from app.ui.transfer_controller import show_in_folder
@@ -145,7 +146,7 @@ class WindowDialogs(QObject):
     def show_models(self) -> None:
         """Which models there are, and which one works."""
         if not self._raise("models"):
-            dialog = ModelsDialog(self._window.models, self._window.settings, self._window)
+            dialog = ModelsDialog(self._window.models, self._window.model_choice, self._window)
             dialog.settings_wanted.connect(lambda: self.show_settings(tr("Tracking")))
             self._show("models", dialog)
 
@@ -160,14 +161,35 @@ class WindowDialogs(QObject):
         wizard.activated.connect(self._use_model)
         self._show("calibration", wizard)
 
-    def _use_model(self, model_id: str) -> None:
-        settings = self._window.settings
-        before = str(settings.value(MODEL))
-        settings.set(MODEL, model_id)
+    def show_model_menu(self) -> None:
+        """The switch of model and device, above the status bar's button."""
+        window = self._window
+        menu = build_model_menu(
+            window, window.model_choice, window.settings, window.engine.model, window.document.is_open
+        )
+        menu.addAction(window.actions_table["model.manage"])
+        menu.addAction(window.actions_table["model.calibrate"])
+        menu.aboutToHide.connect(menu.deleteLater)
+        button = window.status.model
+        menu.popup(button.mapToGlobal(QPoint(0, -menu.sizeHint().height())))
+
+    def _use_model(self, model_id: str, for_project: bool) -> None:
+        choice = self._window.model_choice
+        before = choice.current
+        choice.choose(model_id, for_project)
         self._window.toasts.show(
             tr("{0} is the model now.").format(model_id), Tone.SUCCESS,
-            tr("Back to {0}").format(before), lambda: settings.set(MODEL, before),
+            tr("Back to {0}").format(before), choice.back,
         )  # fmt: skip
+
+    def use_previous_model(self) -> None:
+        """Work with the model before the present one again."""
+        choice = self._window.model_choice
+        if not choice.previous:
+            self._window.toasts.show(tr("There is no other model that worked before this one."))
+            return
+        choice.back()
+        self._window.toasts.show(tr("{0} is the model now.").format(choice.current), Tone.SUCCESS)
 
     def show_keys(self) -> None:
         """The cheat-sheet."""

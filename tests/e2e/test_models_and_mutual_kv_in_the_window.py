@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fake_tracking import box
 from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QApplication, QMenu
 
 
 def boxed(d, square=1):
@@ -43,3 +44,31 @@ def test_a_comparison_can_be_stopped_from_the_task_strip(open_window, engine_bac
     engine_backend.gate.set()
     d.until(panel.compare.isEnabled)
     assert panel.result.text() == ""
+
+
+def test_a_click_on_the_status_bar_opens_the_switch_and_the_model_is_loaded(
+    open_window, engine_backend, clip
+):
+    d = open_window(engine_backend, clip)
+    d.window.status.model.click()
+    menu = next(w for w in QApplication.topLevelWidgets() if isinstance(w, QMenu) and w.isVisible())
+    next(a for a in menu.actions() if a.objectName() == "model:embedded-fp16").trigger()
+    menu.close()
+    d.until(lambda: d.window.engine.model.model_id == "embedded-fp16")
+    d.ready()
+    assert d.window.status.model.text() == "Fake embedded-fp16 · fp32"
+    d.window.actions_table["model.previous"].trigger()
+    d.until(lambda: d.window.engine.model.model_id == "embedded")
+
+
+def test_a_click_alone_notes_which_model_made_its_mask(open_window, engine_backend, clip):
+    d = open_window(engine_backend, clip)
+    assert d.project.provenance == ()
+    boxed(d)
+    (run,) = d.project.provenance
+    assert (run.model, run.precision, run.mutual_kv_epsilon) == ("embedded", "fp32", None)
+    d.window.mutual_kv_panel.switch.setChecked(True)
+    d.window.mutual_kv_panel.auto.click()
+    d.key(Qt.Key.Key_T)
+    d.tracked()
+    assert [run.mutual_kv_epsilon for run in d.project.provenance] == [None, "auto"]

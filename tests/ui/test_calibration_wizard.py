@@ -212,5 +212,5 @@ def test_a_real_calibration_of_a_tiny_model_ends_in_the_model_list(
     assert json.loads(job.report.read_text())["after"]["frame_ms"] > 0
     with qtbot.waitSignal(found.activated, timeout=20_000) as signal:
         found.next.click()
-    assert signal.args == ["tiny-w6"]
+    assert signal.args == ["tiny-w6", False]
     assert (tmp_path / "models" / "tiny-w6.safetensors").read_bytes() == job.bundle.read_bytes()

@@ -13,6 +13,8 @@ import pytest
 import qcore.models.install
 import qcore.models.registry
 from app.ui.background import Background
+from app.ui.document import Document
+from app.ui.model_choice import ModelChoice
 from app.ui.model_controller import ModelController
 from app.ui.models_dialog import ModelsDialog
 
@@ -69,7 +71,7 @@ def dialog(qtbot, settings, tmp_path, monkeypatch):
     monkeypatch.setenv("QMINISAM2_MODELS_DIR", str(tmp_path / "models"))
     background = Background()
     models = ModelController(background)
-    dialog = ModelsDialog(models, settings)
+    dialog = ModelsDialog(models, ModelChoice(settings, Document()))
     dialog.models = models
     qtbot.addWidget(dialog)
     dialog.show()

@@ -11,6 +11,7 @@ from typing import Any
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QCloseEvent
 from PySide6.QtWidgets import (
+    QCheckBox,
     QDialog,
     QHBoxLayout,
     QLabel,
@@ -44,8 +45,8 @@ TITLES = ("Clips", "Quality and size", "Run", "Report and use")
 class CalibrationWizard(QDialog):
     """Four pages and the way between them."""
 
-    activated = Signal(str)
-    """The id of the new model, which the user wants to use."""
+    activated = Signal(str, bool)
+    """The id of the new model, which the user wants to use; True: in the open project alone."""
 
     def __init__(
         self,
@@ -85,6 +86,10 @@ class CalibrationWizard(QDialog):
         self.pause = self._button(row, tr("Pause"), self._pause)
         self.export = self._button(row, tr("Export…"), self.report.export)
         row.addStretch(1)
+        self.own = QCheckBox(tr("Only in this project"))
+        self.own.setToolTip(tr("Other projects keep the model of the settings"))
+        row.addWidget(self.own)
+        self._has_project = project is not None
         self.close_button = self._button(row, tr("Close"), self.close)
         self.next = self._button(row, tr("Next"), self._next)
         self.next.setProperty("primary", True)
@@ -145,6 +150,7 @@ class CalibrationWizard(QDialog):
         self.pause.setVisible(page == RUN and running)
         self.pause.setText(tr("Go on") if self._controller.is_paused else tr("Pause"))
         self.export.setVisible(page == REPORT)
+        self.own.setVisible(page == REPORT and self._has_project)
         titles = (
             tr("Next"),
             tr("Calibrate"),
@@ -290,7 +296,7 @@ class CalibrationWizard(QDialog):
         self.next.setEnabled(False)
 
         def done(spec: Any) -> None:
-            self.activated.emit(spec.id)
+            self.activated.emit(spec.id, self.own.isChecked())
             self.close()
 
         def failed(error: Exception) -> None:
