@@ -18,6 +18,9 @@ from qcore.quant.adaround import LearnedRounding
 from qcore.quant.affine import QuantizationError, dequantize, fake_quantize, quant_max, quantize
 from qcore.quant.observers import Observer, make_observer, observe_weight
 
+SMALLEST_HALF = 2.0**-24
+"""The smallest positive number of fp16."""
+
 
 class QuantizerState(StrEnum):
     """What a quantizer does with a tensor."""
@@ -127,11 +130,12 @@ class WeightQuantizer(nn.Module):
     def observe(self, weight: Tensor, observer: str) -> None:
         """Fix scale and zero point from the weight itself (needs no data).
 
-        Scales are rounded to what fp16 holds, so that a bundle stores them in two bytes without any change.
+        Scales are rounded to what fp16 holds, so that a bundle stores them in two bytes without any change. A
+        channel with a scale below fp16's smallest number has no weight worth a step and gets that number.
         """
         scale, self.zero_point = observe_weight(weight, observer, self.axis, self.bits, self.symmetric)
-        is_normal_half = bool((scale > 2.0**-14).all() and (scale < 2.0**15).all())
-        self.scale = scale.half().float() if is_normal_half else scale
+        fits = bool((scale < 2.0**15).all())
+        self.scale = scale.half().float().clamp(min=SMALLEST_HALF) if fits else scale
 
     @property
     def is_frozen(self) -> bool:
