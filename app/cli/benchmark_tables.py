@@ -34,6 +34,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--coco-root", type=Path, metavar="DIR", help="Table 1: boxes come from its own truth"
     )
+    parser.add_argument(
+        "--detections",
+        type=Path,
+        metavar="FILE",
+        help="boxes of a detector instead: its results in COCO's format",
+    )
     parser.add_argument("--sequences", type=_names, metavar="A,B", help="only these sequences")
     parser.add_argument("--images", type=_names, metavar="A,B", help="only these images")
     parser.add_argument("--max-frames", type=int, metavar="N", help="cut every sequence; not comparable then")
@@ -95,6 +101,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         "video_dataset": args.video_dataset,
         "video": args.video_root is not None,
         "coco": args.coco_root is not None,
+        "detections_sha256": None if args.detections is None else sha256_of(args.detections),
         "sequences": args.sequences,
         "images": args.images,
         "max_frames": args.max_frames,
@@ -138,7 +145,10 @@ def _measure(recipe: Recipe, args: argparse.Namespace, clips: list[CalibrationCl
     """Calibrate, save, read back and score one row."""
     from app.cli.quantize import information
     from qcore.evaluation import evaluate
+    from qcore.evaluation.coco import coco_images
+    from qcore.evaluation.detections import read_detections, score_detections
     from qcore.evaluation.tables import FULL_PRECISION
+    from qcore.evaluation.trackers import SessionTracker
     from qcore.models import load_model
     from qcore.quant.bundle import read_header, save_bundle
     from qcore.quant.describe import describe_model
@@ -186,8 +196,13 @@ def _measure(recipe: Recipe, args: argparse.Namespace, clips: list[CalibrationCl
         row.update({"J": report.j, "F": report.f, "JF": report.jf, "fps": report.fps})
         row["sequences"] = report.to_json()["sequences"]
     if args.coco_root is not None:
-        report = evaluate(model, "coco", args.coco_root, sequences=args.images, model_name=recipe.key)
-        row["mAP"] = (report.average_precision or {}).get("AP")
+        if args.detections is None:
+            report = evaluate(model, "coco", args.coco_root, sequences=args.images, model_name=recipe.key)
+            row["mAP"] = (report.average_precision or {}).get("AP")
+        else:
+            images = coco_images(args.coco_root, args.images)
+            boxes = read_detections(args.detections)
+            row["mAP"] = score_detections(SessionTracker(model).session, images, boxes).get("AP")
     row["evaluation_s"] = round(time.monotonic() - started, 1)
     return row
 
@@ -201,6 +216,7 @@ def _command(args: argparse.Namespace) -> str:
         words += ["--video-dataset", args.video_dataset, "--video-root", args.video_root.name]
     if args.coco_root is not None:
         words += ["--coco-root", args.coco_root.name]
+        words += ["--detections", args.detections.name] if args.detections else []
     for name, value in (("sequences", args.sequences), ("images", args.images), ("methods", args.methods)):
         words += [f"--{name}", ",".join(value)] if value else []
     words += ["--bits", ",".join(args.bits), "--seeds", ",".join(map(str, args.seeds))]

@@ -50,6 +50,8 @@ class AnnotatedImage:
     instances: tuple[Instance, ...]
     normalised: bool
     """Whether polygons are in 0..1 of the image's size."""
+    image_id: int | None = None
+    """Its number in COCO's files, by which a detector's results name it; None where it has none."""
 
 
 def coco_images(root: Path, names: Sequence[str] | None = None) -> list[AnnotatedImage]:
@@ -100,8 +102,8 @@ def score_images(
     truth: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": []}
     found: list[dict[str, Any]] = []
     for number, image in enumerate(images):
-        with _opened(image) as source:
-            true = list(_true_masks(image, source.size))
+        with opened(image) as source:
+            true = list(true_masks(image, source.size))
             seconds = 0.0
             objects = []
             truth["images"].append({"id": number, "height": source.height, "width": source.width})
@@ -115,17 +117,7 @@ def score_images(
                 predicted = decode(result.rle)
                 j = region_similarity(predicted, mask)
                 objects.append(ObjectScore(object_id, j, boundary_f(predicted, mask), j, 1))
-                truth["annotations"].append(
-                    {
-                        "id": len(truth["annotations"]) + 1,
-                        "image_id": number,
-                        "category_id": category,
-                        "segmentation": to_coco(rle),
-                        "area": rle.area,
-                        "bbox": list(rle.box_xywh),
-                        "iscrowd": 0,
-                    }
-                )
+                truth["annotations"].append(truth_record(truth, number, category, rle))
                 found.append(
                     {
                         "image_id": number,
@@ -140,6 +132,19 @@ def score_images(
     if not found:
         raise EvaluationError("Not one instance of the images has a pixel.")
     return tuple(scores), average_precision(truth, found)
+
+
+def truth_record(truth: dict[str, list[Any]], image_id: int, category_id: int, rle: Rle) -> dict[str, Any]:
+    """The next true instance as pycocotools takes it."""
+    return {
+        "id": len(truth["annotations"]) + 1,
+        "image_id": image_id,
+        "category_id": category_id,
+        "segmentation": to_coco(rle),
+        "area": rle.area,
+        "bbox": list(rle.box_xywh),
+        "iscrowd": 0,
+    }
 
 
 def average_precision(truth: dict[str, list[Any]], found: list[dict[str, Any]]) -> dict[str, float]:
@@ -162,14 +167,24 @@ def average_precision(truth: dict[str, list[Any]], found: list[dict[str, Any]]) 
     return {name: 100 * float(value) for name, value in zip(names, run.stats, strict=False) if value >= 0}
 
 
-def _opened(image: AnnotatedImage) -> FrameSource:
+def opened(image: AnnotatedImage) -> FrameSource:
+    """The image as a clip of one frame.
+
+    Raises:
+        EvaluationError: it cannot be read.
+    """
     try:
         return open_source(image.path)
     except VideoError as error:
         raise EvaluationError(str(error)) from error
 
 
-def _true_masks(image: AnnotatedImage, size: tuple[int, int]) -> Iterator[tuple[int, Rle]]:
+def true_masks(image: AnnotatedImage, size: tuple[int, int]) -> Iterator[tuple[int, Rle]]:
+    """(category, mask) of every instance that has a pixel at ``size`` (height, width).
+
+    Raises:
+        EvaluationError: an annotation is malformed.
+    """
     height, width = size
     for instance in image.instances:
         shape = instance.polygons
@@ -206,7 +221,8 @@ def _yolo_images(root: Path) -> list[AnnotatedImage]:
             label = root / "labels" / split / f"{file.stem}.txt"
             instances = tuple(_yolo_instances(label)) if label.is_file() else ()
             if instances:
-                images.append(AnnotatedImage(file.stem, file, instances, True))
+                number = int(file.stem) if file.stem.isdecimal() else None
+                images.append(AnnotatedImage(file.stem, file, instances, True, number))
     return images
 
 
@@ -244,7 +260,11 @@ def _coco_images(root: Path, file: Path) -> Iterator[AnnotatedImage]:
     for image_id, name in listed.items():
         if image_id in instances:
             yield AnnotatedImage(
-                Path(name).stem, _image_path(root, split, Path(name).name), tuple(instances[image_id]), False
+                Path(name).stem,
+                _image_path(root, split, Path(name).name),
+                tuple(instances[image_id]),
+                False,
+                image_id,
             )
 
 

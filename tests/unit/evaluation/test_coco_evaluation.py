@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 
 from qcore.evaluation import EvaluationError, PromptKind
 from qcore.evaluation.coco import average_precision, coco_images, score_images
+from qcore.evaluation.detections import read_detections, score_detections
 from qcore.masks import decode, encode, to_coco
 from qcore.tracking.types import MaskResult, Prompt
 from qcore.video import FrameSource
@@ -187,3 +188,38 @@ def test_the_shared_coco_sample_reads(shared_data: Path) -> None:
     scores, precision = score_images(FillBoxSession, images[:6], PromptKind.BOX, lambda name, number: None)
     assert all(0 < o.j <= 1 for s in scores for o in s.objects)
     assert 0 <= precision["AP"] <= precision["AP50"] <= 100
+
+
+def _results(root: Path, entries: list[tuple[int, int, list[float], float]]) -> Path:
+    path = root / "results.json"
+    keys = ("image_id", "category_id", "bbox", "score")
+    path.write_text(json.dumps([dict(zip(keys, entry, strict=True)) for entry in entries]))
+    return path
+
+
+def test_a_detectors_boxes_are_ranked_by_its_score(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    images = coco_images(tmp_path)
+    right = [(1, 1, [6, 4, 13, 13], 0.9), (1, 2, [30, 24, 13, 13], 0.9), (2, 1, [40, 10, 13, 13], 0.9)]
+    perfect = score_detections(FillBoxSession, images, read_detections(_results(tmp_path, right)))
+    assert perfect["AP"] == pytest.approx(100)
+    below = [*right, (1, 1, [60, 30, 10, 10], 0.1)]
+    assert score_detections(FillBoxSession, images, read_detections(_results(tmp_path, below))) == perfect
+    above = [*right, (1, 1, [60, 30, 10, 10], 0.95)]
+    worse = score_detections(FillBoxSession, images, read_detections(_results(tmp_path, above)))
+    # category 1: wrong, right, right, so precision is 2/3 at every recall; category 2 is perfect
+    assert worse["AP"] == pytest.approx(100 * (2 / 3 + 1) / 2)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{}", "[1]", '[{"image_id": 1, "category_id": 1, "bbox": [0, 0, -1, 2], "score": 1}]', "[[", "[{}]"],
+)
+def test_malformed_results_are_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(EvaluationError, match="COCO's format"):
+        read_detections(path)
+    write_coco(tmp_path / "coco")
+    with pytest.raises(EvaluationError, match="no box"):
+        score_detections(FillBoxSession, coco_images(tmp_path / "coco"), {})
