@@ -1,8 +1,8 @@
 """Instance segmentation from a detector's boxes (the paper's Table 1): any results file in COCO's format.
 
-The file is a list of ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}``; ids are those of
-the benchmark folder. A mask's score is the detector's score times the model's own estimate of its IoU, as in
-PTQ4SAM. Regions that COCO marks as crowds are not known here, so detections on them count as wrong.
+The file is a list of ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}``; ids are those
+of the benchmark folder. A mask's score is the detector's score times the model's own estimate of its IoU, as
+in PTQ4SAM. Regions that COCO marks as crowds are not known here, so detections on them count as wrong.
 """
 
 from __future__ import annotations
