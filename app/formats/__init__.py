@@ -31,7 +31,15 @@ _POLYGONS = ("polygons", "polygon_tolerance_px")
 FORMATS: Mapping[str, Format] = {
     entry.id: entry
     for entry in (
-        Format(sav.ID, "SA-V JSON", "{stem}_manual.json", _RANGE, sav.export, sav.read),
+        Format(
+            sav.ID,
+            "SA-V JSON",
+            "{stem}_manual.json",
+            _RANGE,
+            sav.export,
+            sav.read,
+            default_stride=sav.default_stride,
+        ),
         Format(
             coco.ID,
             "COCO JSON",
@@ -49,7 +57,14 @@ FORMATS: Mapping[str, Format] = {
             davis.read,
             reads_folder=True,
         ),
-        Format(sav_png.ID, "SA-V val/test PNG", "{stem}_sav_png", (*_CHOICE, "with_frames"), sav_png.export),
+        Format(
+            sav_png.ID,
+            "SA-V val/test PNG",
+            "{stem}_sav_png",
+            (*_CHOICE, "with_frames"),
+            sav_png.export,
+            default_stride=sav.default_stride,
+        ),
         Format(
             youtube_vis.ID,
             "YouTube-VIS JSON",

@@ -148,6 +148,8 @@ class Format:
     exporter: Exporter
     reader: Reader | None = None
     reads_folder: bool = False
+    default_stride: Callable[[float], int] = field(default=lambda _fps: 1)
+    """Frames from one annotation to the next where the options leave it open, by frames a second."""
 
     @property
     def suffix(self) -> str:

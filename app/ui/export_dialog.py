@@ -31,7 +31,8 @@ from app.formats import FORMATS, OPTION_SPECS, ExportCancelled, ExportOptions, E
 from app.formats.overlay_video import ID as OVERLAY
 from app.project.project import Project
 from app.ui.background import Background
-from app.ui.i18n import tr
+from app.ui.fields import inset, label_for
+from app.ui.i18n import frame_count_phrase, masks_phrase, tr
 from app.ui.theme import GRID
 
 CHECK_DELAY_MS = 400
@@ -171,24 +172,25 @@ class ExportDialog(QDialog):
             self._switch(form, name, tr(spec.title), tr(spec.help), bool(default))
             return
         if spec.kind == "float":
-            box = QDoubleSpinBox()
+            box = inset(QDoubleSpinBox())
             box.setRange(0.0, 1.0 if name == "fill_opacity" else 20.0)
             box.setSingleStep(0.05 if name == "fill_opacity" else 0.1)
             box.setValue(float(default))
             box.valueChanged.connect(lambda _v: self._changed())
             self._add(form, name, tr(spec.title), tr(spec.help), box, box.value)
             return
-        number = QSpinBox()
+        number = inset(QSpinBox())
         if name in ("start", "stop"):
             number.setRange(0, last)
             mark = self._marks[0 if name == "start" else 1]
             number.setValue(mark if mark is not None else (0 if name == "start" else last))
             read: Callable[[], Any] = number.value
         elif name == "stride":
-            number.setRange(0, 1000)
-            number.setSpecialValueText(tr("as the format does"))
-            number.setValue(0)
-            read = lambda: number.value() or None  # noqa: E731 - one expression, used once
+            number.setRange(1, 1000)
+            usual = self.format.default_stride(self._project.video.fps)
+            number.setValue(usual)
+            # the usual one is left to the format, which then says so where it departs from its standard
+            read = lambda: None if number.value() == usual else number.value()  # noqa: E731
         else:
             number.setRange(0, 100)
             number.setValue(int(default))
@@ -212,7 +214,7 @@ class ExportDialog(QDialog):
         editor.setMinimumWidth(140)
         self._values[name] = read
         self._editors[name] = editor
-        form.addRow(title, editor)
+        form.addRow(label_for(editor, title), editor)
 
     def editor(self, name: str) -> QWidget:
         """The widget of an option."""
@@ -222,6 +224,8 @@ class ExportDialog(QDialog):
 
     def _changed(self) -> None:
         self._check_number += 1
+        if "polygons" in self._editors:
+            self._editors["polygon_tolerance_px"].setEnabled(bool(self._values["polygons"]()))
         if self.format.id in SLOW_TO_CHECK:
             self._check.stop()
             self.losses.setText(tr("The clip with its masks drawn over it; for looking, not for training."))
@@ -289,7 +293,8 @@ def _free(path: Path) -> Path:
 
 
 def _describe(report: ExportReport) -> str:
-    lines = [tr("{0} masks on {1} frames.").format(report.mask_count, report.frame_count)]
+    held = tr("{0} on {1}.")
+    lines = [held.format(masks_phrase(report.mask_count), frame_count_phrase(report.frame_count))]
     iou = report.details.get("polygon_iou_mean")
     if isinstance(iou, float):
         lines.append(tr("Polygons match the masks to {0} % (IoU).").format(f"{100 * iou:.1f}"))

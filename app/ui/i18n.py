@@ -22,6 +22,16 @@ def objects_phrase(count: int) -> str:
     return tr("1 object") if count == 1 else tr("{0} objects").format(count)
 
 
+def masks_phrase(count: int) -> str:
+    """ "1 mask" or "2 masks"."""
+    return tr("1 mask") if count == 1 else tr("{0} masks").format(count)
+
+
+def frame_count_phrase(count: int) -> str:
+    """ "1 frame" or "2 frames"."""
+    return tr("1 frame") if count == 1 else tr("{0} frames").format(count)
+
+
 def duration_phrase(seconds: float) -> str:
     """A duration as one would say it: "9 s", "2 min 10 s", "1 h 5 min"."""
     total = max(1, round(seconds))

@@ -18,7 +18,7 @@ from app.project.errors import ProjectError
 from app.project.model import AUTOMATIC_EPSILON, Provenance
 from app.project.propagation import PropagationPass
 from app.ui.document import Document
-from app.ui.i18n import duration_phrase, frames_phrase, objects_phrase, tr
+from app.ui.i18n import duration_phrase, frames_phrase, masks_phrase, objects_phrase, tr
 from app.ui.mutual_kv_panel import mutual_kv_choice
 from app.ui.navigation import attention
 from app.ui.prompt_controller import conditions_of
@@ -370,7 +370,7 @@ class PropagationController(QObject):
         running = self._running
         if running is not None:
             self._engine.cancel(running.task)
-            self._end(running, tr("Stopped: {0} masks kept.").format(running.stored))
+            self._end(running, tr("Stopped: {0} kept.").format(masks_phrase(running.stored)))
 
     # ---- results ---------------------------------------------------------------------------------------
 
@@ -413,7 +413,7 @@ class PropagationController(QObject):
             self._end(running, "")
             self.failed.emit(state.message)
         elif state.phase is Phase.CANCELLED:
-            self._end(running, tr("Stopped: {0} masks kept.").format(running.stored))
+            self._end(running, tr("Stopped: {0} kept.").format(masks_phrase(running.stored)))
         else:
             self._end(running, _done_text(running))
 

@@ -24,6 +24,7 @@ from PySide6.QtWidgets import (
 )
 
 from app.ui import icons
+from app.ui.fields import inset
 from app.ui.i18n import tr
 from app.ui.settings import SCHEMA, Kind, Setting, Settings
 from app.ui.theme import GRID
@@ -146,12 +147,12 @@ class SettingsDialog(QDialog):
             return self._choice(setting, str(value))
         spin: QSpinBox | QDoubleSpinBox
         if setting.kind is Kind.WHOLE:
-            spin = QSpinBox()
+            spin = inset(QSpinBox())
             spin.setRange(int(setting.minimum), int(setting.maximum))
             spin.setSingleStep(int(setting.step))
             spin.setValue(int(value))
         else:
-            spin = QDoubleSpinBox()
+            spin = inset(QDoubleSpinBox())
             spin.setRange(setting.minimum, setting.maximum)
             spin.setSingleStep(setting.step)
             spin.setDecimals(max(2, len(f"{setting.step:g}".partition(".")[2])))

@@ -19,7 +19,7 @@ from app.ui.calibration.wizard import CalibrationWizard
 from app.ui.command_palette import CommandPalette
 from app.ui.document_controller import VIDEO_SUFFIXES
 from app.ui.export_dialog import ExportDialog
-from app.ui.i18n import tr
+from app.ui.i18n import frame_count_phrase, masks_phrase, tr
 from app.ui.keys_dialog import KeysDialog
 from app.ui.model_menu import build_model_menu
 from app.ui.models import model_choices
@@ -252,8 +252,11 @@ class WindowDialogs(QObject):
     def tell_exported(self, report: ExportReport) -> None:
         """Say what was written and what was lost."""
         title = FORMATS[report.format_id].title
-        text = tr("{0}: {1} masks on {2} frames written to {3}.").format(
-            title, report.mask_count, report.frame_count, report.path.name
+        text = tr("{0}: {1} on {2} written to {3}.").format(
+            title,
+            masks_phrase(report.mask_count),
+            frame_count_phrase(report.frame_count),
+            report.path.name,
         )
         lost = " ".join(loss.text for loss in report.losses)
         self._window.toasts.show(
