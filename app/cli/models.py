@@ -8,8 +8,8 @@ from pathlib import Path
 
 from app.cli.console import Console
 from app.cli.tracking import DEVICES, choose_device
-from qcore.models.install import download_model, import_model, remove_model, verify_model
-from qcore.models.registry import installed_path, model_statuses, models_dir
+from qcore.models.install import disk_use, download_model, import_model, remove_model, verify_model
+from qcore.models.registry import ModelStatus, installed_path, model_statuses
 from resources import resource_path
 
 
@@ -71,14 +71,26 @@ def _list(console: Console) -> None:
     width = max(len(row.id) for row in rows)
     for row in rows:
         console.line(
-            f"{row.id:<{width}}  {'installed' if row.installed else '-':<9}  {row.precision:<9}  "
+            f"{row.id:<{width}}  {_state(row):<9}  {row.precision:<9}  "
             f"{_megabytes(row.size_bytes):>9}  {row.licence}"
         )
     console.line()
-    console.line(f"Downloaded and imported models lie in {models_dir()}")
+    use = disk_use()
+    console.line(
+        f"Downloaded and imported models lie in {use.folder}: {_megabytes(use.used)}, "
+        f"{_megabytes(use.free)} are free"
+    )
     missing = next((row for row in rows if not row.installed), None)
     if missing is not None:
         console.line(f"Install one with: qminisam2 models download {missing.id}")
+
+
+def _state(row: ModelStatus) -> str:
+    if row.installed:
+        return "installed"
+    if row.partial_bytes and row.size_bytes:
+        return f"{100 * row.partial_bytes // row.size_bytes} % here"
+    return "-"
 
 
 def _measure(args: argparse.Namespace, console: Console) -> None:

@@ -25,10 +25,10 @@ from sam2.modeling.sam2_base import SAM2Base
 
 from app.cli.console import Console
 from app.cli.errors import CommandError, sentence_for
-from app.cli.model_speed import measure_in_process
 from app.cli.remote import Remote, be_polite
 from app.cli.tracking import choose_device
 from app.clip_requests import request_of
+from app.engine.model_speed import measure_in_process
 from app.project.project import Project
 from qcore import __version__
 from qcore.models.loading import load_model, resolve_model

@@ -42,6 +42,11 @@ class TaskState:
     can_cancel: bool = True
 
     @property
+    def is_paused(self) -> bool:
+        """True while it is held."""
+        return self.phase is Phase.PAUSED
+
+    @property
     def fraction(self) -> float | None:
         """0..1, or None when the amount of work is unknown."""
         return min(1.0, self.done / self.total) if self.total else None

@@ -50,6 +50,7 @@ from app.ui.settings import Settings
 from app.ui.shortcuts import ActionRegistry
 from app.ui.state import Workspace
 from app.ui.status_bar import StatusBar
+from app.ui.task_router import TaskRouter
 from app.ui.task_strip import TaskStrip
 from app.ui.timeline.timeline import Timeline
 from app.ui.timeline_presenter import TimelinePresenter
@@ -172,9 +173,13 @@ class MainWindow(QMainWindow):
         )
         self.objects = ObjectController(self.objects_panel, self.actions_table, document, workspace, self)
         self.transfers = TransferController(document, self.background, self)
-        self.models = ModelController(self.background, self)
+        self.models = ModelController(self.background, parent=self)
         self.model_choice = ModelChoice(settings, document, self)
         self.calibration = CalibrationController(parent=self)
+        self.router = TaskRouter(
+            self.task_strip, self.engine, self.tracking, self.transfers, self.models, self.calibration,
+            self.mutual_kv, self,
+        )  # fmt: skip
         self.dialogs = WindowDialogs(self)
         self._remember = QTimer(self)
         self._remember.setSingleShot(True)
@@ -210,18 +215,13 @@ class MainWindow(QMainWindow):
         tracking.frame_tracked.connect(self._follow)
         tracking.finished.connect(lambda text: self.toasts.show(text, Tone.SUCCESS))
         transfers = self.transfers
-        transfers.task_changed.connect(self.task_strip.show_task)
-        self.models.task_changed.connect(self.task_strip.show_task)
         self.models.installed.connect(
             lambda i: self.toasts.show(tr("{0} is installed.").format(i), Tone.SUCCESS)
         )
+        self.models.verified.connect(lambda i: self.toasts.show(tr("{0} is intact.").format(i), Tone.SUCCESS))
         transfers.exported.connect(self.dialogs.tell_exported)
         transfers.imported.connect(lambda text: self.toasts.show(text, Tone.SUCCESS))
         self.transport.primary_clicked.connect(tracking.primary)
-        self.task_strip.pause_requested.connect(self._pause_task)
-        self.calibration.task_changed.connect(self.task_strip.show_task)
-        self.task_strip.cancel_requested.connect(self._cancel_task)
-        engine.task_changed.connect(self.task_strip.show_task)
         engine.model_changed.connect(self._model_changed)
         engine.timing_changed.connect(self.status.set_timing)
         engine.failed.connect(self._fail)
@@ -327,24 +327,6 @@ class MainWindow(QMainWindow):
         if not running:
             self._followed = _NOT_YET
         self.prompts.previews_allowed = not running
-
-    def _pause_task(self, task: int, paused: bool) -> None:
-        if self.calibration.owns(task):
-            self.calibration.set_paused(paused)
-        else:
-            self.engine.set_paused(task, paused)
-
-    def _cancel_task(self, task: int) -> None:
-        if self.transfers.owns(task):
-            self.transfers.cancel(task)
-        elif self.models.owns(task):
-            self.models.cancel(task)
-        elif self.calibration.owns(task):
-            self.calibration.cancel()
-        elif self.mutual_kv.owns(task):
-            self.engine.cancel(task)
-        else:
-            self.tracking.stop()
 
     def _hovered(self, x: float, y: float) -> None:
         self.status.set_pointer(x, y)

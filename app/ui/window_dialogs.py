@@ -21,7 +21,7 @@ from app.ui.document_controller import VIDEO_SUFFIXES
 from app.ui.export_dialog import ExportDialog
 from app.ui.i18n import frame_count_phrase, masks_phrase, tr
 from app.ui.keys_dialog import KeysDialog
-from app.ui.model_menu import build_model_menu
+from app.ui.model_menu import DEVICE, build_model_menu
 from app.ui.models import model_choices
 from app.ui.models_dialog import ModelsDialog
 from app.ui.settings_dialog import SettingsDialog
@@ -147,6 +147,7 @@ class WindowDialogs(QObject):
         """Which models there are, and which one works."""
         if not self._raise("models"):
             dialog = ModelsDialog(self._window.models, self._window.model_choice, self._window)
+            dialog.device = str(self._window.settings.value(DEVICE))
             dialog.settings_wanted.connect(lambda: self.show_settings(tr("Tracking")))
             self._show("models", dialog)
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qcore.models.errors import DownloadCancelledError, ModelError
+from qcore.models.errors import DownloadCancelledError, ModelError, UnreachableError
 from qcore.models.files import sha256_of
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def _fetch_all(
             failures = 0 if after > before else failures + 1
             log.info("%s interrupted at %d bytes: %s", part.name, after, interruption)
             if failures >= _ATTEMPTS:
-                raise ModelError(
+                raise UnreachableError(
                     f"{remote.url} cannot be reached ({interruption}); what has arrived is kept."
                 ) from interruption
         for _ in range(2 ** min(failures, 5)):
@@ -217,7 +217,8 @@ def _copy(
         while done < remote.size_bytes:
             _stop_if(cancelled)
             try:
-                chunk = response.read(min(_CHUNK_BYTES, remote.size_bytes - done))
+                # what is there, not all that was asked for: a slow line can be stopped at any time
+                chunk = response.read1(min(_CHUNK_BYTES, remote.size_bytes - done))
             except (OSError, http.client.HTTPException) as error:
                 raise _Interrupted(str(error) or type(error).__name__) from error
             if not chunk:

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from qcore.models.errors import ModelError
@@ -144,6 +145,39 @@ def remove_model(model_id: str) -> int:
     except OSError as error:
         raise ModelError(f"{path} cannot be deleted: {error.strerror or error}.") from error
     return freed
+
+
+def discard_download(model_id: str) -> None:
+    """Delete what an unfinished download left; nothing there is no error.
+
+    Raises:
+        ModelError: no such model, or the disk refuses.
+    """
+    target = models_dir() / model_spec(model_id).file_name
+    try:
+        discard_partial(target)
+    except OSError as error:
+        raise ModelError(f"{target}.part cannot be deleted: {error.strerror or error}.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUse:
+    """What downloaded and imported models take, in bytes."""
+
+    folder: Path
+    used: int
+    free: int
+    """Left on that disk."""
+
+
+def disk_use() -> DiskUse:
+    """Sum up `models_dir`, unfinished downloads included."""
+    folder = models_dir()
+    files = [file for file in folder.glob("*") if file.is_file()] if folder.is_dir() else []
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return DiskUse(folder, sum(file.stat().st_size for file in files), shutil.disk_usage(place).free)
 
 
 def _load_to_check(path: Path) -> None:

@@ -228,6 +228,15 @@ class ModelStatus:
     """Of the installed file, else of the download."""
     licence: str
     path: str | None
+    partial_bytes: int = 0
+    """What an unfinished download has brought."""
+
+
+def _partial_bytes(spec: ModelSpec) -> int:
+    try:
+        return (models_dir() / f"{spec.file_name}.part").stat().st_size
+    except OSError:
+        return 0
 
 
 def model_statuses() -> list[ModelStatus]:
@@ -252,6 +261,7 @@ def model_statuses() -> list[ModelStatus]:
                 size_bytes=path.stat().st_size if path is not None else spec.size_bytes,
                 licence=licence,
                 path=str(path) if path is not None else None,
+                partial_bytes=_partial_bytes(spec) if path is None else 0,
             )
         )
     return rows
