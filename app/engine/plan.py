@@ -88,9 +88,9 @@ class ObjectFrames:
     masked: Sequence[int] | npt.NDArray[np.int64] = ()
     """Frames with a non-empty mask of any source; a run may start from one of them."""
     stored: Sequence[int] | npt.NDArray[np.int64] = ()
-    """Frames with a mask of any source, also an empty one (repair only)."""
+    """Frames with a mask of any source, also an empty one (for `plan_missing` and repairs)."""
     doubtful: Sequence[int] | npt.NDArray[np.int64] = ()
-    """Frames that need attention (repair only)."""
+    """Frames that need attention (for repairs)."""
 
 
 def plan_tracking(
@@ -122,6 +122,32 @@ def plan_tracking(
             ahead = [int(f[i]) for f in (keys, masked) if (i := _count_to(f, current - 1)) < len(f)]
             anchor = min(ahead) if ahead else max(int(f[-1]) for f in (keys, masked) if len(f))
             spans.append(Span(anchor, low, direction, item, anchor))
+    return plan_of(spans)
+
+
+def plan_missing(objects: Iterable[ObjectFrames], low: int, high: int) -> TrackPlan:
+    """Fill the frames of ``low..high`` that have no mask, from the nearest frames there that show the object.
+
+    Between two of those both sides meet in the middle.
+    """
+    spans: list[Span] = []
+    for item in objects:
+        masked = within(item.masked, low, high)
+        missing = np.setdiff1d(np.arange(low, high + 1), item.stored)
+        for stretch in np.split(missing, np.flatnonzero(np.diff(missing) > 1) + 1):
+            if not len(stretch):
+                continue
+            first, last = int(stretch[0]), int(stretch[-1])
+            behind, ahead = masked[masked < first], masked[masked > last]
+            if len(behind) and len(ahead):
+                left, right = int(behind[-1]), int(ahead[0])
+                middle = (left + right) // 2
+                spans.append(Span(left, middle, Direction.FORWARD, item, left))
+                spans.append(Span(right, middle + 1, Direction.BACKWARD, item, right))
+            elif len(behind):
+                spans.append(Span(int(behind[-1]), last, Direction.FORWARD, item, int(behind[-1])))
+            elif len(ahead):
+                spans.append(Span(int(ahead[0]), first, Direction.BACKWARD, item, int(ahead[0])))
     return plan_of(spans)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from app.engine.engine import Engine
-from app.engine.plan import ObjectFrames, TrackPlan, plan_tracking
+from app.engine.plan import ObjectFrames, TrackPlan, plan_missing, plan_tracking
 from app.engine.records import ModelPhase, Phase, TaskState
 from app.engine.repair import plan_repair
 from app.engine.workbench import Condition, Key, Timing
@@ -121,8 +121,12 @@ class PropagationController(QObject):
     # ---- planning --------------------------------------------------------------------------------------
 
     def _object_frames(self, object_ids: list[int]) -> list[ObjectFrames]:
+        document = self._document
         return [
-            ObjectFrames(i, self._document.keyframes(i), self._document.masked_frames(i)) for i in object_ids
+            ObjectFrames(
+                i, document.keyframes(i), document.masked_frames(i), document.need().index(i).frames()
+            )
+            for i in object_ids
         ]
 
     def plan(self, direction: Direction, frame_limit: int | None = None) -> TrackPlan:
@@ -167,15 +171,14 @@ class PropagationController(QObject):
         return None if plan.is_empty else plan
 
     def primary_plan(self) -> TrackPlan:
-        """What the primary button does: whatever is left to do, forward first; else forward once more."""
+        """What the primary button does: forward from here, else what is missing, else forward once more."""
         forward = self.plan(Direction.FORWARD)
         if not forward.is_empty and self._is_new(forward):
             return forward
-        for direction in (Direction.BACKWARD, Direction.BOTH):
-            plan = self.plan(direction)
-            if not plan.is_empty and self._is_new(plan):
-                return plan
-        return forward
+        selection = self._workspace.selection
+        chosen = self._document.trackable(list(selection) if len(selection) > 1 else None)
+        missing = plan_missing(self._object_frames(chosen), *self._workspace.span)
+        return forward if missing.is_empty else missing
 
     def _is_new(self, plan: TrackPlan) -> bool:
         """True when it finds masks where there are none yet."""
@@ -279,7 +282,6 @@ class PropagationController(QObject):
         return [
             replace(
                 item,
-                stored=project.index(item.object_id).frames(),
                 doubtful=np.flatnonzero(attention(project.lane(item.object_id), threshold)),
             )
             for item in self._object_frames(object_ids)
@@ -438,7 +440,7 @@ def _describe(plan: TrackPlan, verb: str = "") -> str:
 
 def _done_text(running: _Running) -> str:
     if not running.is_repair:
-        return tr("{0}: done.").format(running.title)
+        return _describe(running.plan, tr("Tracked")) + "."
     if running.written is None:
         return tr("Repair: the masks around here were right already.")
     return tr("Repaired {0}.").format(frames_phrase(*running.written))

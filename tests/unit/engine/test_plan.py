@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 from hypothesis import given
 
-from app.engine.plan import ObjectFrames, plan_tracking
+from app.engine.plan import ObjectFrames, plan_missing, plan_tracking
 from qcore.tracking.types import Direction
 
 N = 30
@@ -45,6 +45,49 @@ def test_objects_with_the_same_ends_share_a_run():
     plan = plan_tracking(both, Direction.FORWARD, 4, 0, 9)
     assert sorted(r.object_ids for r in plan.runs) == [(1, 2), (3,)]
     assert plan.object_ids == (1, 2, 3)
+
+
+def filled(keys, stored, low=0, high=N - 1, masked=None):
+    """Frames that filling what is missing writes, by run."""
+    item = ObjectFrames(1, keys, sorted(stored if masked is None else masked), sorted(stored))
+    plan = plan_missing([item], low, high)
+    return plan, {(r.start, r.stop, r.direction) for r in plan.runs}
+
+
+def test_what_is_missing_before_the_prompt_is_filled_backwards_and_the_rest_stays():
+    plan, found = filled([12], range(12, N))
+    assert found == {(12, 0, Direction.BACKWARD)}
+    assert plan.writes == 12
+
+
+def test_a_missing_stretch_between_masks_is_filled_from_both_sides():
+    plan, found = filled([0], {*range(10), *range(20, N)})
+    assert found == {(9, 14, Direction.FORWARD), (20, 15, Direction.BACKWARD)}
+    assert plan.anchors == {(1, 9), (1, 20)}
+    assert plan.writes == 10
+
+
+def test_missing_frames_behind_an_absence_are_reached_from_the_last_sight():
+    _, found = filled([0], range(20), masked=range(15))
+    assert found == {(14, N - 1, Direction.FORWARD)}
+
+
+def test_missing_frames_outside_the_range_are_left_alone():
+    assert filled([0], range(11), 0, 10)[0].is_empty
+    assert filled([0], range(11), 0, 15)[1] == {(10, 15, Direction.FORWARD)}
+
+
+@given(frame_sets.filter(bool), frame_sets, st.integers(0, N - 1), st.integers(0, N - 1))
+def test_filling_reaches_every_missing_frame_of_the_range(keys, other, a, b):
+    low, high = min(a, b), max(a, b)
+    stored = {*keys, *other}
+    plan, _ = filled(keys, stored, low, high)
+    visited = {f for r in plan.runs for f in range(r.low, r.high + 1)}
+    missing = set(range(low, high + 1)) - stored
+    if not stored & set(range(low, high + 1)):  # nothing in the range to start from
+        missing = set()
+    assert missing <= visited <= set(range(low, high + 1))
+    assert plan.writes == len(missing)
 
 
 def ends(plan):
