@@ -76,6 +76,7 @@ class LoadedModel:
     title: str
     device: str
     precision: str
+    """Bits of a quantized bundle, else the arithmetic: what the command line writes too."""
     mutual_kv_epsilon: float | None = None
     """The threshold the model was calibrated with, if any."""
     weighs_groups: bool = True
@@ -129,8 +130,8 @@ class QcoreBackend:
         kernels = lower(model)
         known = {row.id: row for row in model_statuses()}
         title = known[model_id].title if model_id in known else model_id
-        precision = known[model_id].precision if model_id in known else "fp32"
-        header = _mutual_kv_of(model_id)
+        bits, header = _bundle_facts(model_id)
+        precision = bits or str(kernels.precision)
         return LoadedModel(
             model, model_id, title, _device_title(chosen), precision,
             None if header is None else header.epsilon, header is None or header.log_bias,
@@ -178,16 +179,17 @@ class QcoreBackend:
             torch.cuda.empty_cache()
 
 
-def _mutual_kv_of(model_id: str) -> Any:
-    """What a quantized bundle says about Mutual-KV; None for other models."""
+def _bundle_facts(model_id: str) -> tuple[str, Any]:
+    """A quantized bundle's bits and what it says about Mutual-KV; nothing for other models."""
     from qcore.models.loading import resolve_model
     from qcore.models.registry import stored_facts
     from qcore.quant.bundle import read_header
 
     path = resolve_model(model_id)
     if path.suffix != ".safetensors" or not stored_facts(path).is_bundle:
-        return None
-    return read_header(path).mutual_kv
+        return "", None
+    header = read_header(path)
+    return header.bits, header.mutual_kv
 
 
 def _devices() -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from fractions import Fraction
@@ -18,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from app.formats.base import ExportOptions, ExportReport, FormatError, Progress
 from app.formats.output import atomic_file, frames_of
-from app.formats.selection import Selection
+from app.formats.selection import Selection, provenance
 from app.project.model import FrameMask, ObjectTrack
 from app.project.palette import from_hex
 from app.project.project import Project
@@ -41,6 +42,7 @@ def export(project: Project, path: Path, options: ExportOptions, progress: Progr
             source = stack.enter_context(frames_of(project, options))
             target = stack.enter_context(atomic_file(path))
             container = stack.enter_context(av.open(str(target), "w", format="mp4"))
+            container.metadata["comment"] = json.dumps(provenance(project))
             stream = _stream(container, project, chosen.stride)
             first, last_pts = times[chosen.frames[0]], -1
             for frame_index, found in chosen.with_progress(progress):

@@ -97,3 +97,16 @@ def test_keyframes_alone_cannot_be_compared(loaded: LoadedModel, frames: ClipFra
         finish(
             compare_mutual_kv(QcoreBackend(), loaded, frames, plan, PROMPTS[:1], MutualKvChoice(True, 0.9))
         )
+
+
+def test_what_a_loaded_model_says_about_itself_is_what_the_command_line_writes() -> None:
+    from app.cli.tracking import load_for_tracking
+
+    found = QcoreBackend().load_model("embedded-fp16", "cpu")
+    assert found.precision == load_for_tracking("embedded-fp16", "cpu")[1] in ("fp32", "bf16")
+    assert found.device == "CPU" and "cpu" in found.devices
+    assert found.back_end.startswith(f"{found.precision}, ") and found.back_end.endswith(
+        ("thread", "threads")
+    )
+    with pytest.raises(EngineError, match="no tpu device"):
+        QcoreBackend().load_model("embedded-fp16", "tpu")
