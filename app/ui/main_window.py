@@ -319,7 +319,7 @@ class MainWindow(QMainWindow):
             self.workspace.go_to(frame)
 
     def _show_offer(self, offer: Offer) -> None:
-        self.transport.set_primary(offer.text, offer.enabled, offer.tip)
+        self.transport.set_primary(offer.text, offer.enabled, offer.tip, offer.short)
         running = self.tracking.is_running
         self.transport.primary.setIcon(icons.icon("stop" if running else "track", "on_accent"))
         for action_id in ("track.pause", "track.cancel"):

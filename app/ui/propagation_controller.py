@@ -56,6 +56,8 @@ class Offer:
     text: str
     enabled: bool
     tip: str = ""
+    short: str = ""
+    """Where that does not fit; empty: the same."""
 
 
 def estimate_s(plan: TrackPlan, timing: Timing, encoded: npt.NDArray[np.bool_] | None) -> float | None:
@@ -231,9 +233,10 @@ class PropagationController(QObject):
         seconds = estimate_s(plan, self._engine.timing, self._encoded)
         if not ready:
             return Offer(text, False, loading)
-        if seconds is not None:
-            text = tr("{0}, about {1}").format(text, duration_phrase(seconds))
-        return Offer(text, True, tr("T: forward, Shift+T: backward, Ctrl+T: both ways"))
+        tip = tr("T: forward, Shift+T: backward, Ctrl+T: both ways")
+        if seconds is None:
+            return Offer(text, True, tip)
+        return Offer(tr("{0}, about {1}").format(text, duration_phrase(seconds)), True, tip, text)
 
     def refresh(self) -> None:
         """Work the primary button's words out again."""

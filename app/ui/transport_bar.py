@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtGui import QAction, QIntValidator
-from PySide6.QtWidgets import QHBoxLayout, QLabel, QLineEdit, QMenu, QPushButton, QToolButton, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QLabel, QLineEdit, QMenu, QToolButton, QWidget
 
 from app.ui import icons
 from app.ui.i18n import clock, tr
+from app.ui.primary_button import PrimaryButton
 from app.ui.shortcuts import ActionRegistry
 from app.ui.theme import GRID
 
@@ -67,11 +68,7 @@ class TransportBar(QWidget):
         self._range.setProperty("muted", True)
         layout.addWidget(self._range)
         layout.addSpacing(GRID)
-        self.primary = QPushButton(tr("Track"))
-        self.primary.setObjectName("primary")
-        self.primary.setProperty("primary", True)
-        self.primary.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self.primary.setMinimumWidth(240)
+        self.primary = PrimaryButton(tr("Track"))
         self.primary.setIcon(icons.icon("track", "on_accent"))
         self.primary.clicked.connect(lambda: self.primary_clicked.emit())
         layout.addWidget(self.primary)
@@ -112,9 +109,9 @@ class TransportBar(QWidget):
         """Show the playback speed."""
         self._speed.setText(f"×{speed:g}")
 
-    def set_primary(self, text: str, enabled: bool, tip: str = "") -> None:
-        """What the primary button says, and whether it can be pressed."""
-        self.primary.setText(text)
+    def set_primary(self, text: str, enabled: bool, tip: str = "", short: str = "") -> None:
+        """What the primary button says (``short``: where that does not fit), and whether it works."""
+        self.primary.set_texts(text, short)
         self.primary.setEnabled(enabled)
         self.primary.setToolTip(tip)
 

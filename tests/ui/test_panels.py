@@ -6,13 +6,14 @@ import threading
 
 import pytest
 from PySide6.QtCore import QPoint, Qt
-from PySide6.QtWidgets import QPushButton, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QPushButton, QWidget
 
 from app.engine.records import MutualKvChoice, MutualKvComparison, MutualKvFacts, Phase, TaskState
 from app.ui.background import Background
 from app.ui.frame_panel import FrameFacts, FramePanel
 from app.ui.mutual_kv_panel import MutualKvPanel
 from app.ui.objects_panel import ROW_HEIGHT, ObjectRow, ObjectsPanel, Part
+from app.ui.primary_button import PrimaryButton
 from app.ui.shortcuts import ActionRegistry
 from app.ui.task_strip import TaskStrip
 from app.ui.toasts import Toasts, Tone
@@ -208,3 +209,21 @@ def test_a_comparison_is_said_in_one_line_and_leads_to_the_worst_frame(qtbot, se
     with qtbot.waitSignal(panel.frame_wanted) as signal:
         panel.result.linkActivated.emit("#")
     assert signal.args == [17]
+
+
+def test_the_primary_button_shortens_its_words_where_there_is_little_room(qtbot):
+    holder = QWidget()
+    qtbot.addWidget(holder)
+    row = QHBoxLayout(holder)
+    button = PrimaryButton("Track")
+    row.addWidget(button)
+    long, short = "Track 2 objects, frames 50–288, about 1 min 35 s", "Track 2 objects, frames 50–288"
+    button.set_texts(long, short)
+    holder.resize(700, 60)
+    holder.show()
+    assert button.text() == long
+    holder.resize(holder.minimumSizeHint())
+    qtbot.waitUntil(lambda: button.text() == short)
+    assert button.fontMetrics().horizontalAdvance(short) < button.width()
+    holder.resize(700, 60)
+    qtbot.waitUntil(lambda: button.text() == long)
