@@ -22,7 +22,7 @@ def request_of(project: Project) -> ClipRequest:
     """
     prompts: list[tuple[int, Box]] = []
     accepted: list[AcceptedObject] = []
-    for object_id, track in project.objects.items():
+    for object_id, track in list(project.objects.items()):  # the window may add one meanwhile
         index = project.index(object_id)
         visible = np.flatnonzero(index.area)
         if not len(visible):

@@ -15,6 +15,7 @@ from PySide6.QtWidgets import QDialog, QFileDialog, QMessageBox
 from app.clip_requests import request_of
 from app.formats import FORMATS, ExportReport
 from app.project.video_link import SUFFIX
+from app.ui.calibration.clips_page import ProjectClip
 from app.ui.calibration.wizard import CalibrationWizard
 from app.ui.command_palette import CommandPalette
 from app.ui.document_controller import VIDEO_SUFFIXES
@@ -157,8 +158,8 @@ class WindowDialogs(QObject):
             return
         window = self._window
         project = window.document.project
-        request = None if project is None else request_of(project)
-        wizard = CalibrationWizard(window.calibration, window.background, request, window)
+        clip = None if project is None else ProjectClip(Path(project.video.path), lambda: request_of(project))
+        wizard = CalibrationWizard(window.calibration, window.background, clip, window)
         wizard.activated.connect(self._use_model)
         self._show("calibration", wizard)
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fake_tracking import true_mask
 from safetensors.torch import save_file
 
 from app.cli.remote import PRIORITY_VARIABLE
 from app.engine import calibration_process
 from app.engine.calibration_job import CalibrationJob, Recipe, create_job, unfinished_jobs
 from app.ui.background import Background
+from app.ui.calibration.clips_page import ProjectClip
 from app.ui.calibration.controller import CalibrationController
 from app.ui.calibration.wizard import CLIPS, QUALITY, REPORT, RUN, CalibrationWizard
+from qcore.masks import encode
 from qcore.models.embedded import ARCH_METADATA_KEY, EmbeddedArch, build_embedded
-from qcore.quant.clip_selection import ClipRequest
+from qcore.quant.clip_selection import AcceptedObject, ClipRequest
 from qcore.quant.report import CalibrationReport, FrameScore, ModelCost, PartCost
 
 PLAY = """
@@ -81,7 +85,7 @@ def wizard(qtbot: Any, tmp_path: Path) -> Any:
     controller = CalibrationController(tmp_path / "calibrations")
     opened: list[CalibrationWizard] = []
 
-    def make(project: ClipRequest | None = None) -> CalibrationWizard:
+    def make(project: ProjectClip | None = None) -> CalibrationWizard:
         found = CalibrationWizard(controller, background, project)
         qtbot.addWidget(found)
         found.show()
@@ -124,6 +128,27 @@ def test_a_bad_clip_is_left_out_and_a_small_set_is_called_small(
     assert [r.path for r in found.clips.requests()] == [clip]
     found.clips.clips.setValue(1)
     assert "8 clips of 20 are better" in found.clips.note.text()
+
+
+def test_the_projects_own_masks_are_read_beside_the_window(
+    qtbot: Any, wizard: Any, play: Any, clip: Path
+) -> None:
+    threads: list[str] = []
+    masks = AcceptedObject("dog", {3: encode(true_mask(0, 3)), 5: encode(true_mask(0, 5))})
+
+    def load() -> ClipRequest:
+        threads.append(threading.current_thread().name)
+        return ClipRequest(clip, ((3, (1.0, 1.0, 9.0, 9.0)),), (masks,))
+
+    found = wizard(ProjectClip(clip, load))
+    qtbot.waitUntil(found.next.isEnabled)
+    assert threads == ["calibration clip"]
+    text = found.clips.list.item(0).text()
+    assert text.endswith("1 own object, 2 accepted masks to measure against")
+    assert found.clips.requests()[0].accepted == (masks,)
+    closed = wizard(ProjectClip(clip, lambda: 1 / 0))
+    qtbot.waitUntil(lambda: "Left out" in closed.clips.list.item(0).text())
+    assert not closed.next.isEnabled()
 
 
 def test_pause_and_go_on_then_the_report_offers_to_spare_what_hurts(

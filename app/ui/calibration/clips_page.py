@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PySide6.QtCore import QSize, Qt, Signal
-from PySide6.QtGui import QIcon, QImage, QPixmap
+from PySide6.QtGui import QIcon, QImage, QPainter, QPixmap
 from PySide6.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
@@ -23,10 +24,29 @@ from app.engine.engine import sentence
 from app.ui.background import Background
 from app.ui.i18n import tr
 from app.ui.theme import GRID
-from qcore.quant.clip_selection import ClipRequest, plan_clips, read_frames
+from qcore.quant.clip_selection import ClipRequest, Rgb, plan_clips, read_frames
 
 FEW_FRAMES = 40
 THUMBNAIL = QSize(112, 63)
+SHOWN_FRAMES = 4
+"""Thumbnails a video, evenly spread over what will be used of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectClip:
+    """The open project's video; its masks are read when ``load`` is called, off the GUI thread."""
+
+    path: Path
+    load: Callable[[], ClipRequest]
+
+
+@dataclass(slots=True)
+class _Entry:
+    path: Path
+    item: QListWidgetItem
+    request: ClipRequest | None = None
+    """None until the video was looked at, and for one that cannot be used."""
+    frames: int = 0
 
 
 class ClipsPage(QWidget):
@@ -37,12 +57,12 @@ class ClipsPage(QWidget):
     def __init__(self, background: Background, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._background = background
-        self._entries: list[tuple[ClipRequest, QListWidgetItem, int | None]] = []
+        self._entries: list[_Entry] = []
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(GRID)
         self.list = QListWidget()
-        self.list.setIconSize(THUMBNAIL)
+        self.list.setIconSize(QSize(SHOWN_FRAMES * (THUMBNAIL.width() + 2), THUMBNAIL.height()))
         layout.addWidget(self.list, 1)
         row = QHBoxLayout()
         for title, slot in (
@@ -76,43 +96,46 @@ class ClipsPage(QWidget):
 
     def requests(self) -> list[ClipRequest]:
         """The videos that can be read."""
-        return [request for request, _, count in self._entries if count is not None]
+        return [entry.request for entry in self._entries if entry.request is not None]
 
     def add(self, request: ClipRequest) -> None:
         """Put a video on the list; it is looked at off the GUI thread."""
-        if any(known.path == request.path for known, _, _ in self._entries):
+        self.add_project(ProjectClip(request.path, lambda: request))
+
+    def add_project(self, clip: ProjectClip) -> None:
+        """Put a project's video on the list, with the prompts and masks that its project knows."""
+        if any(known.path == clip.path for known in self._entries):
             return
-        item = QListWidgetItem(f"{request.path.name}\n{tr('Looking…')}")
+        item = QListWidgetItem(f"{clip.path.name}\n{tr('Looking…')}")
         self.list.addItem(item)
-        self._entries.append((request, item, None))
+        entry = _Entry(clip.path, item)
+        self._entries.append(entry)
+        frames_a_clip = self.frames.value()
 
-        def work() -> tuple[int, QImage]:
-            (plan,) = plan_clips([request], 1, self.frames.value())
-            frame = read_frames(plan.path, plan.indices[:1])[0]
-            height, width = frame.shape[:2]
-            image = QImage(frame.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
-            fit, smooth = Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
-            return len(plan.indices), image.scaled(THUMBNAIL, fit, smooth)
+        def work() -> tuple[ClipRequest, int, QImage]:
+            request = clip.load()
+            (plan,) = plan_clips([request], 1, frames_a_clip)
+            step = max(1, (len(plan.indices) - 1) // (SHOWN_FRAMES - 1))
+            shown = read_frames(plan.path, plan.indices[::step][:SHOWN_FRAMES])
+            return request, len(plan.indices), _strip([_thumbnail(frame) for frame in shown])
 
-        def done(found: tuple[int, QImage]) -> None:
-            objects = len(request.prompts)
-            prompts = tr("{0} own objects").format(objects) if objects else tr("the model picks an object")
-            item.setText(f"{request.path.name}\n{prompts}")
-            item.setIcon(QIcon(QPixmap.fromImage(found[1])))
-            self._update(item, found[0])
+        def done(found: tuple[ClipRequest, int, QImage]) -> None:
+            if entry not in self._entries:
+                return  # taken out meanwhile
+            entry.request, entry.frames = found[0], found[1]
+            item.setText(f"{clip.path.name}\n{_prompts(entry.request)}")
+            item.setIcon(QIcon(QPixmap.fromImage(found[2])))
+            self._show_note()
 
         def failed(error: Exception) -> None:
-            item.setText(f"{request.path.name}\n{tr('Left out: {0}').format(sentence(error))}")
-            self._update(item, None)
+            if entry in self._entries:
+                item.setText(f"{clip.path.name}\n{tr('Left out: {0}').format(sentence(error))}")
+                self._show_note()
 
         self._background.run(work, done, failed, "calibration clip")
 
-    def _update(self, item: QListWidgetItem, frames: int | None) -> None:
-        self._entries = [(r, i, frames if i is item else n) for r, i, n in self._entries]
-        self._show_note()
-
     def _show_note(self) -> None:
-        found = [min(n, self.frames.value()) for _, _, n in self._entries if n is not None]
+        found = [min(e.frames, self.frames.value()) for e in self._entries if e.request is not None]
         clips = max(self.clips.value(), len(found)) if found else 0
         total = sum(found) * clips // len(found) if found else 0
         if not found:
@@ -145,3 +168,33 @@ class ClipsPage(QWidget):
             self.list.takeItem(row)
             del self._entries[row]
             self._show_note()
+
+
+def _prompts(request: ClipRequest) -> str:
+    objects = len(request.prompts)
+    if not objects:
+        return tr("the model picks an object")
+    accepted = sum(len(entry.masks) for entry in request.accepted)
+    text = tr("1 own object") if objects == 1 else tr("{0} own objects").format(objects)
+    return tr("{0}, {1} accepted masks to measure against").format(text, accepted) if accepted else text
+
+
+def _thumbnail(frame_hwc: Rgb) -> QImage:
+    height, width = frame_hwc.shape[:2]
+    image = QImage(frame_hwc.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
+    fit, smooth = Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
+    return image.scaled(THUMBNAIL, fit, smooth)
+
+
+def _strip(pictures: Sequence[QImage]) -> QImage:
+    """Pictures of one size side by side, on a ground of the full strip's size so that names stay in line."""
+    strip = QImage(
+        SHOWN_FRAMES * (THUMBNAIL.width() + 2), THUMBNAIL.height(), QImage.Format.Format_ARGB32_Premultiplied
+    )
+    strip.fill(Qt.GlobalColor.transparent)
+    painter = QPainter(strip)
+    for number, picture in enumerate(pictures):
+        top = (THUMBNAIL.height() - picture.height()) // 2
+        painter.drawImage(number * (THUMBNAIL.width() + 2), top, picture)
+    painter.end()
+    return strip

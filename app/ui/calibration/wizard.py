@@ -27,7 +27,7 @@ from app.engine.calibration_process import CalibrationProcess
 from app.engine.engine import sentence
 from app.ui.background import Background
 from app.ui.calibration.charts import LossChart
-from app.ui.calibration.clips_page import ClipsPage
+from app.ui.calibration.clips_page import ClipsPage, ProjectClip
 from app.ui.calibration.controller import CalibrationController, on_battery
 from app.ui.calibration.quality_page import QualityPage
 from app.ui.calibration.report_page import ReportPage
@@ -52,7 +52,7 @@ class CalibrationWizard(QDialog):
         self,
         controller: CalibrationController,
         background: Background,
-        project: ClipRequest | None = None,
+        project: ProjectClip | None = None,
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
@@ -104,7 +104,7 @@ class CalibrationWizard(QDialog):
         for box in (self.quality.bits, self.quality.budget, self.quality.method, self.quality.model):
             box.currentIndexChanged.connect(lambda _i: self._estimate())
         if project is not None:
-            self.clips.add(project)
+            self.clips.add_project(project)
         waiting = [] if controller.is_running else controller.unfinished()
         if controller.is_running:
             self.pages.setCurrentIndex(RUN)
