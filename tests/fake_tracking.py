@@ -7,7 +7,7 @@ test knows the right mask of every frame without asking the code under test.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,13 +136,20 @@ class FakeSession:
         self.keyframes.pop(object_id, None)
 
     def propagate(
-        self, start: int, stop: int, direction: Direction, objects: Sequence[int] | None
+        self,
+        start: int,
+        stop: int,
+        direction: Direction,
+        objects: Sequence[int] | None,
+        starts: Mapping[int, int] | None = None,
     ) -> Iterator[MaskResult]:
         self.log.append(("propagate", (start, stop, direction, tuple(objects or ()))))
         step = -1 if direction is Direction.BACKWARD else 1
         low, high = min(start, stop), max(start, stop)
         for frame in range(low, high + 1) if step == 1 else range(high, low - 1, -1):
             for object_id in objects or ():
+                if (frame - (starts or {}).get(object_id, start)) * step < 0:
+                    continue
                 if self.backend.hold_at is None or frame >= self.backend.hold_at:
                     self.backend.gate.wait(20)
                 if self.backend.fail_at == frame:

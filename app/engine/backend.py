@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,9 +53,14 @@ class TrackingSession(Protocol):
         ...
 
     def propagate(
-        self, start: int, stop: int, direction: Direction, objects: Sequence[int] | None
+        self,
+        start: int,
+        stop: int,
+        direction: Direction,
+        objects: Sequence[int] | None,
+        starts: Mapping[int, int] | None = None,
     ) -> Iterator[MaskResult]:
-        """Track from ``start`` to ``stop``, both inclusive."""
+        """Track from ``start`` to ``stop``, both inclusive; ``starts``: where objects join on the way."""
         ...
 
     def encode(self, frame_index: int) -> None:

@@ -282,7 +282,7 @@ class Engine(QObject):
         """
         if plan.is_empty:
             raise EngineError("There is nothing to track.")
-        total = sum(run.frame_count * len(run.object_ids) for run in plan.runs)
+        total = sum(run.steps for run in plan.runs)
         held: dict[Key, Condition] = dict(conditions)
         starts = dict(anchors)
         meter = _Meter(total)

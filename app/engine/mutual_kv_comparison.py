@@ -44,7 +44,7 @@ def compare_mutual_kv(
     """
     session = backend.open_session(loaded, frames, lambda _frame, _object: None)
     visited = sorted({i for run in plan.runs for i in range(run.low, run.high + 1)})
-    total = len(visited) + 2 * sum(run.frame_count * len(run.object_ids) for run in plan.runs)
+    total = len(visited) + 2 * sum(run.steps for run in plan.runs)
     done = 0
     for index in visited:
         session.encode(index)
@@ -89,7 +89,7 @@ def _track(
     """Fill ``masks``; returns the seconds spent, without what others do between two steps."""
     spent_s = 0.0
     for run in plan.runs:
-        steps = session.propagate(run.start, run.stop, run.direction, list(run.object_ids))
+        steps = session.propagate(run.start, run.stop, run.direction, run.object_ids, run.starts)
         while True:
             began = time.perf_counter()
             result = next(steps, None)

@@ -7,8 +7,8 @@ that merely has a mask when the user asks to go on from there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -28,6 +28,8 @@ class Run:
     least: int | None = None
     """A repair goes this far in any case, and ends early beyond it, where its masks agree with those stored;
     None: it goes to ``stop``."""
+    starts: Mapping[int, int] = field(default_factory=dict)
+    """Frames at which objects join on the way, forward or backward; the others do at ``start``."""
 
     @property
     def low(self) -> int:
@@ -40,9 +42,9 @@ class Run:
         return max(self.start, self.stop)
 
     @property
-    def frame_count(self) -> int:
-        """Frames visited, both ends included."""
-        return self.high - self.low + 1
+    def steps(self) -> int:
+        """Object-frames visited, both ends included."""
+        return sum(abs(self.stop - self.starts.get(i, self.start)) + 1 for i in self.object_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +209,8 @@ class Span:
 
 
 def plan_of(spans: Iterable[Span]) -> TrackPlan:
-    """Objects with the same ends share a run, and with it the image encoder."""
-    groups: dict[tuple[int, int, Direction, int | None], list[int]] = {}
+    """Objects that go to the same end share a run, and with it the image encoder."""
+    groups: dict[tuple[int, int | None, Direction, int | None], list[Span]] = {}
     anchors: set[tuple[int, int]] = set()
     writes = 0
     for span in spans:
@@ -219,13 +221,19 @@ def plan_of(spans: Iterable[Span]) -> TrackPlan:
         if count <= 0:
             continue
         writes += count
-        group = groups.setdefault((span.start, span.stop, span.direction, span.least), [])
-        group.append(span.item.object_id)
+        start = span.start if span.direction is Direction.BOTH else None
+        groups.setdefault((span.stop, start, span.direction, span.least), []).append(span)
         if not from_keyframe:
             anchors.add((span.item.object_id, span.anchor))
-    runs = tuple(
-        Run(start, stop, direction, tuple(ids), least)
-        for (start, stop, direction, least), ids in groups.items()
-    )
+    runs = tuple(_run_of(members) for members in groups.values())
     everybody = tuple(sorted({object_id for run in runs for object_id in run.object_ids}))
     return TrackPlan(runs, everybody, writes, frozenset(anchors))
+
+
+def _run_of(spans: Sequence[Span]) -> Run:
+    """Spans of one direction and end as one run: the farthest begins, the others join on the way."""
+    stop, direction, least = spans[0].stop, spans[0].direction, spans[0].least
+    start = max((span.start for span in spans), key=lambda frame: abs(stop - frame))
+    ids = tuple(span.item.object_id for span in spans)
+    starts = {span.item.object_id: span.start for span in spans if span.start != start}
+    return Run(start, stop, direction, ids, least, starts)

@@ -152,7 +152,9 @@ class Settling:
 
     def note(self, result: MaskResult) -> None:
         """Compare one mask with the stored one, which must not be replaced yet."""
-        if self._run.least is None or self._stored is None or result.frame_index == self._run.start:
+        run = self._run
+        start = run.starts.get(result.object_id, run.start)
+        if run.least is None or self._stored is None or result.frame_index == start:
             return
         before = self._stored(result.frame_index, result.object_id)
         agrees = before is not None and iou(before, result.rle) >= AGREEMENT

@@ -238,7 +238,7 @@ class Workbench:
         for run in plan.runs:
             encoded = session.encoded_frames().copy()
             began = time.perf_counter()
-            steps = session.propagate(run.start, run.stop, run.direction, list(run.object_ids))
+            steps = session.propagate(run.start, run.stop, run.direction, run.object_ids, run.starts)
             settling = Settling(run, recall)
             last_frame = -1
             try:

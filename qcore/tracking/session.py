@@ -33,7 +33,7 @@ from qcore.tracking.mutual_kv import MutualKvSettings
 from qcore.tracking.mutual_kv_live import MutualKv, MutualKvStatistics
 from qcore.tracking.preprocess import Frames, check_frame, check_mask, check_prompt
 from qcore.tracking.prompting import PromptDecoder
-from qcore.tracking.sweeps import plan_sweeps
+from qcore.tracking.sweeps import Sweep, plan_sweeps
 from qcore.tracking.tracker import ObjectTracker
 from qcore.tracking.types import Direction, MaskResult, Prompt, Recall
 
@@ -239,6 +239,7 @@ class VideoSession:
         stop: int | None = None,
         direction: Direction = Direction.FORWARD,
         objects: Collection[int] | None = None,
+        starts: Mapping[int, int] | None = None,
     ) -> Iterator[MaskResult]:
         """Track objects over the frames from ``start`` to ``stop``, both included.
 
@@ -251,6 +252,8 @@ class VideoSession:
             stop: last frame in the direction of travel; None goes to the end of the video.
             direction: forward, backward, or both: outward from the keyframes, every frame once.
             objects: ids to track; None for all.
+            starts: frames at which objects join on the way (forward or backward only); the others do at
+                ``start``, or at their first keyframe after it. Objects that share a walk share the encoder.
 
         Raises:
             TrackingError: an object without prompts, nothing to track, or frames outside the video.
@@ -263,13 +266,11 @@ class VideoSession:
                 raise TrackingError(f"Object {object_id} has no prompt to track from.")
         low, high = self._span(start, stop, direction, ids)
         keyframes = {object_id: tuple(self._objects[object_id].keyframes) for object_id in ids}
-        return self._run(low, high, direction, keyframes)
+        return self._run(plan_sweeps(low, high, direction, keyframes, starts))
 
-    def _run(
-        self, low: int, high: int, direction: Direction, keyframes: Mapping[int, Collection[int]]
-    ) -> Iterator[MaskResult]:
+    def _run(self, sweeps: Collection[Sweep]) -> Iterator[MaskResult]:
         self._prompts.forget_features()
-        for sweep in plan_sweeps(low, high, direction, keyframes):
+        for sweep in sweeps:
             for object_id in sweep.frames_of:
                 self._begin(object_id, sweep.start_of(object_id), sweep.reverse)
             for frame_index, present in sweep.frames():

@@ -35,7 +35,11 @@ class Sweep:
 
 
 def plan_sweeps(
-    low: int, high: int, direction: Direction, keyframes: Mapping[int, Collection[int]]
+    low: int,
+    high: int,
+    direction: Direction,
+    keyframes: Mapping[int, Collection[int]],
+    starts: Mapping[int, int] | None = None,
 ) -> list[Sweep]:
     """Plan the walks over frames ``low`` .. ``high`` (inclusive).
 
@@ -46,13 +50,17 @@ def plan_sweeps(
 
     Args:
         keyframes: prompted frames by object.
+        starts: where objects join in one direction, if not at the end of the range or their first keyframe.
     """
+    prompted = {object_id: frames for object_id, frames in keyframes.items() if frames}
     if direction is Direction.FORWARD:
-        return [Sweep(False, {k: _forward(low, high, frames) for k, frames in keyframes.items() if frames})]
+        joins = {k: max(low, (starts or {}).get(k, low)) for k in prompted}
+        return [Sweep(False, {k: _forward(joins[k], high, frames) for k, frames in prompted.items()})]
     if direction is Direction.BACKWARD:
-        return [Sweep(True, {k: _backward(low, high, frames) for k, frames in keyframes.items() if frames})]
+        joins = {k: min(high, (starts or {}).get(k, high)) for k in prompted}
+        return [Sweep(True, {k: _backward(low, joins[k], frames) for k, frames in prompted.items()})]
     sweeps: list[Sweep] = []
-    pieces = {k: _outward(low, high, sorted(frames)) for k, frames in keyframes.items() if frames}
+    pieces = {k: _outward(low, high, sorted(frames)) for k, frames in prompted.items()}
     for number in range(max((len(spans) for spans in pieces.values()), default=0)):
         for reverse in (False, True):
             spans = {k: both[number][reverse] for k, both in pieces.items() if number < len(both)}

@@ -40,11 +40,15 @@ def test_a_range_limits_it_and_a_range_without_keyframe_is_nothing_to_do():
     assert plan_tracking(one([5]), Direction.FORWARD, 12, 10, 20).is_empty
 
 
-def test_objects_with_the_same_ends_share_a_run():
-    both = [ObjectFrames(1, [0]), ObjectFrames(2, [0]), ObjectFrames(3, [4])]
-    plan = plan_tracking(both, Direction.FORWARD, 4, 0, 9)
-    assert sorted(r.object_ids for r in plan.runs) == [(1, 2), (3,)]
-    assert plan.object_ids == (1, 2, 3)
+def test_objects_that_go_to_the_same_end_share_a_run_and_join_it_on_the_way():
+    objects = [ObjectFrames(1, [0]), ObjectFrames(2, [0]), ObjectFrames(3, [4])]
+    (forward,) = plan_tracking(objects, Direction.FORWARD, 4, 0, 9).runs
+    assert (forward.start, forward.stop, forward.object_ids) == (0, 9, (1, 2, 3))
+    assert forward.starts == {3: 4}
+    assert forward.steps == 10 + 10 + 6
+    (backward,) = plan_tracking(objects, Direction.BACKWARD, 9, 0, 9).runs
+    assert (backward.start, backward.stop, backward.starts) == (4, 0, {})
+    assert plan_tracking(objects, Direction.FORWARD, 4, 0, 9).object_ids == (1, 2, 3)
 
 
 def filled(keys, stored, low=0, high=N - 1, masked=None):

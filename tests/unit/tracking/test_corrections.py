@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sam2.modeling.sam2_base import SAM2Base
-from tracking_kit import FRAME_COUNT, HEIGHT, WIDTH, Clip, Upstream, disc_center, square_corner
+from tracking_kit import FRAME_COUNT, HEIGHT, WIDTH, Clip, ListSource, Upstream, disc_center, square_corner
 
 from qcore import masks
 from qcore.masks import Rle
@@ -158,6 +158,29 @@ def test_a_protected_frame_is_returned_as_it_is_and_conditions(embedded_model: S
     assert with_it[3].rle == accepted
     assert with_it[2] == without[2]
     assert masks.iou(with_it[4].rle, accepted) > masks.iou(without[4].rle, accepted)
+
+
+def test_objects_that_share_a_walk_get_the_masks_they_get_alone_and_each_frame_is_read_once(
+    embedded_model: SAM2Base, clip: Clip
+) -> None:
+    def session() -> tuple[VideoSession, ListSource]:
+        source = clip.source()
+        made = VideoSession(embedded_model, source)
+        made.set_prompt(disc_prompt(0))
+        made.set_prompt(square_prompt(2))
+        made.protect(3, SQUARE, rectangle(20, 20, 30, 50))
+        source.reads.clear()
+        made.feature_cache.clear()
+        return made, source
+
+    together, source = session()
+    shared = list(together.propagate(0, LAST, Direction.FORWARD, [DISC, SQUARE], {SQUARE: 3}))
+    assert sorted(source.reads) == list(range(FRAME_COUNT))
+    alone, _ = session()
+    disc = list(alone.propagate(0, LAST, Direction.FORWARD, [DISC]))
+    square = list(alone.propagate(3, LAST, Direction.FORWARD, [SQUARE]))
+    assert by_frame(shared, DISC) == by_frame(disc, DISC)
+    assert by_frame(shared) == by_frame(square)
 
 
 def test_a_protected_project_opens_without_running_the_model(embedded_model: SAM2Base, clip: Clip) -> None:

@@ -38,3 +38,21 @@ def test_one_direction_starts_at_the_first_keyframe_it_meets(a: int, b: int, key
     ]
     assert forward == [t for t in range(low, high + 1) if any(k <= t for k in keys)]
     assert backward == [t for t in range(high, low - 1, -1) if any(k >= t for k in keys)]
+
+
+@given(FRAMES, FRAMES, st.sets(FRAMES, min_size=1), FRAMES)
+def test_an_object_may_join_later_but_never_before_its_first_keyframe(
+    a: int, b: int, keys: set[int], join: int
+) -> None:
+    low, high = min(a, b), max(a, b)
+
+    def frames_of(direction: Direction) -> list[int]:
+        (sweep,) = plan_sweeps(low, high, direction, {1: keys, 2: {low, high}}, {1: join})
+        return [t for t, present in sweep.frames() if 1 in present]
+
+    assert frames_of(Direction.FORWARD) == [
+        t for t in range(low, high + 1) if t >= join and any(k <= t for k in keys)
+    ]
+    assert frames_of(Direction.BACKWARD) == [
+        t for t in range(high, low - 1, -1) if t <= join and any(k >= t for k in keys)
+    ]
