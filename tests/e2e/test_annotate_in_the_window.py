@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+from contextlib import closing
+
 import numpy as np
 import pytest
-from fake_tracking import box, centre, true_mask
+from fake_tracking import HEIGHT, WIDTH, FakeSession, box, centre, true_mask
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QLineEdit
 
 from app.project.model import MaskSource
 from app.project.project import Project
-from qcore.masks import decode
+from qcore.masks import decode, encode
+from qcore.tracking.types import MaskResult
 
 CTRL, SHIFT = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.ShiftModifier
 
@@ -307,6 +312,52 @@ def test_a_bad_file_is_one_sentence_and_the_open_document_stays(
     assert "bad.mp4" in d.window.toasts.texts[-1]
     with saved(d) as project:
         assert project.mask(0, 1) is not None
+
+
+@pytest.mark.parametrize("kind", ["damaged", "newer", "another file"])
+def test_a_project_that_cannot_be_read_is_one_sentence_and_is_left_alone(
+    open_window, engine_backend, clip, tmp_path, kind
+):
+    d = open_window(engine_backend, clip)
+    d.drag(*box(0, 0))
+    d.answered()
+    bad = tmp_path / "bad.qmsproj"
+    shutil.copy(d.project.path, bad)
+    if kind == "damaged":
+        bad.write_bytes(bad.read_bytes()[:3000])
+    elif kind == "newer":
+        with closing(sqlite3.connect(bad)) as connection:
+            connection.execute("PRAGMA user_version = 999")
+    else:
+        bad.write_text("{}")
+    before = bad.read_bytes()
+    d.window.documents.open(str(bad))
+    d.until(lambda: d.window.toasts.texts)
+    assert "bad.qmsproj" in d.window.toasts.texts[-1]
+    assert bad.read_bytes() == before
+    with saved(d) as project:
+        assert project.path == clip.with_suffix(".qmsproj")
+        assert project.mask(0, 1) is not None
+
+
+def test_a_disk_that_fills_up_while_tracking_keeps_what_was_saved(
+    open_window, engine_backend, clip, monkeypatch
+):
+    noise = encode(np.random.default_rng(0).random((HEIGHT, WIDTH)) < 0.5)  # 3 KB a mask
+    monkeypatch.setattr(FakeSession, "_track", lambda _self, f, i: MaskResult(f, i, noise, 0.9, 0.9))
+    d = open_window(engine_backend, clip)
+    d.drag(*box(0, 0))
+    d.answered()
+    connection = d.project._connection
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    d.key(Qt.Key.Key_T)
+    d.until(lambda: any("is full" in text for text in d.window.toasts.texts))
+    d.tracked()
+    kept = d.project.mask(0, 1).rle
+    with saved(d) as project:
+        assert project.mask(0, 1).rle == kept
+        assert list(project.frames_with_mask(1)) == [0]
 
 
 def test_a_moved_video_is_asked_for_and_found_again(open_window, engine_backend, clip, tmp_path, monkeypatch):
