@@ -47,6 +47,7 @@ GLYPHS: dict[str, str] = {
     "class": "ph.tag",
     "merge": "ph.intersect",
     "copy": "ph.copy",
+    "paste": "ph.clipboard",
     "clear": "ph.backspace",
     # tracking
     "track": "ph.path",

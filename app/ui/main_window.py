@@ -356,7 +356,7 @@ class MainWindow(QMainWindow):
         project = self.document.project
         for spec in self.actions_table.specs:
             if spec.section in ("Object", "Play", "Track", "Review", "View", "Tool") or spec.action_id in (
-                "edit.clear", "edit.clear_frame", "edit.clear_tracked",
+                "edit.copy", "edit.paste", "edit.clear", "edit.clear_frame", "edit.clear_tracked",
                 "file.import", "file.export", "file.close", "file.relink",
             ):  # fmt: skip
                 self.actions_table[spec.action_id].setEnabled(is_open)

@@ -21,8 +21,8 @@ MENUS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "&Edit",
-        ("edit.undo", "edit.redo", "", "edit.clear", "edit.clear_frame", "edit.clear_tracked", "",
-         "review.accept", "", "edit.settings"),
+        ("edit.undo", "edit.redo", "", "edit.copy", "edit.paste", "",
+         "edit.clear", "edit.clear_frame", "edit.clear_tracked", "", "review.accept", "", "edit.settings"),
     ),
     (
         "&View",

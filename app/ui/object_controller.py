@@ -21,7 +21,7 @@ from app.ui.i18n import tr
 from app.ui.objects_panel import ObjectsPanel, Part
 from app.ui.shortcuts import ActionRegistry
 from app.ui.state import Workspace
-from qcore.masks import decode, empty
+from qcore.masks import Rle, decode, empty
 
 
 class ObjectController(QObject):
@@ -44,6 +44,8 @@ class ObjectController(QObject):
         self._document = document
         self._workspace = workspace
         self._window = window
+        self._copied: tuple[int, Rle] | None = None
+        """What `copy_mask` took: object id and mask."""
         panel.selected.connect(workspace.select)
         panel.renamed.connect(lambda i, name: self.do(lambda p: edits.rename_object(p, i, name)))
         panel.part_clicked.connect(self._part_clicked)
@@ -222,6 +224,37 @@ class ObjectController(QObject):
         self.do(lambda project: split_object(project, object_id, self._workspace.frame))
 
     # ---- the current frame -----------------------------------------------------------------------------
+
+    def copy_mask(self) -> None:
+        """Take the active object's mask of the current frame for `paste_mask`."""
+        project, active = self._document.project, self._workspace.active
+        if project is None or active is None:
+            return
+        mask = project.mask(self._workspace.frame, active)
+        if mask is None:
+            self.noticed.emit(tr("There is no mask to copy on this frame."))
+            return
+        self._copied = (active, mask.rle)
+        self.noticed.emit(tr("Mask of {0} copied.").format(project.objects[active].name))
+
+    def paste_mask(self) -> None:
+        """Give the active object the copied mask on this frame; without one, the object it came from."""
+        project = self._document.project
+        if project is None:
+            return
+        if self._copied is None:
+            self.noticed.emit(tr("No mask was copied yet."))
+            return
+        origin, rle = self._copied
+        target = self._workspace.active if self._workspace.active is not None else origin
+        if target not in project.objects:
+            self.noticed.emit(tr("Select the object that gets the mask."))
+        elif rle.size != project.size:
+            self.failed.emit(tr("The copied mask belongs to a video of another size."))
+        else:
+            title = tr("Paste mask of {0}").format(project.objects[target].name)
+            frame = self._workspace.frame
+            self.do(lambda p: replace(edits.set_mask(p, frame, target, rle), title=title))
 
     def clear(self) -> None:
         """Remove the selected objects' prompts and masks from the current frame."""

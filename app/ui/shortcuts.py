@@ -50,6 +50,8 @@ ACTIONS: tuple[ActionSpec, ...] = (
     _spec("file.quit", "Quit", "Ctrl+Q"),
     _spec("edit.undo", "Undo", "Ctrl+Z", "undo", repeat=True),
     _spec("edit.redo", "Redo", "Ctrl+Shift+Z Ctrl+Y", "redo", repeat=True),
+    _spec("edit.copy", "Copy the object's mask", "Ctrl+C", "copy"),
+    _spec("edit.paste", "Paste the mask here", "Ctrl+V", "paste", hint="tracking then keeps it"),
     _spec("edit.clear", "Clear the object on this frame", "Del", "clear", hint="its prompts and mask"),
     _spec("edit.clear_frame", "Clear this frame", "Ctrl+Del", "", hint="prompts and masks of all objects"),
     _spec("edit.clear_tracked", "Clear the object's tracked masks", "", "", hint="keyframes stay"),

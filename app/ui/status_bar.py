@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import psutil
 from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QToolButton, QWidget
 
@@ -43,6 +44,9 @@ class StatusBar(QWidget):
         self.speed = self._label()
         layout.addWidget(self.device)
         layout.addWidget(self.speed)
+        self.memory = self._label()
+        self.memory.setToolTip(tr("Memory that the program uses"))
+        layout.addWidget(self.memory)
         layout.addStretch(1)
         self.pointer = self._label()
         self.pointer.setMinimumWidth(self.pointer.fontMetrics().horizontalAdvance("x 00000  y 00000"))
@@ -56,6 +60,8 @@ class StatusBar(QWidget):
         self._clock = QTimer(self)
         self._clock.setInterval(1000)
         self._clock.timeout.connect(self._show_saved)
+        self._clock.timeout.connect(self._show_memory)
+        self._process = psutil.Process()
 
     def _label(self) -> QLabel:
         label = QLabel()
@@ -120,6 +126,11 @@ class StatusBar(QWidget):
         """When the last change reached the disk, seconds since the epoch."""
         self._saved_at = saved_at
         self._show_saved()
+
+    def _show_memory(self) -> None:
+        size = self._process.memory_info().rss
+        text = tr("{0} GB").format(f"{size / 1e9:.1f}") if size >= 1e9 else tr("{0} MB").format(size // 10**6)
+        self.memory.setText(text)
 
     def _show_saved(self) -> None:
         if not self._project or self._saved_at is None:

@@ -58,6 +58,8 @@ def connect_actions(window: MainWindow) -> None:
     on("object.absent", objects.set_absent)
     on("object.remove", objects.remove)
     on("object.all", objects.select_all)
+    on("edit.copy", objects.copy_mask)
+    on("edit.paste", objects.paste_mask)
     for number in range(1, 10):
         on(f"object.select_{number}", partial(objects.select_number, number))
         on(f"object.class_{number}", partial(objects.set_class_number, number))
@@ -108,7 +110,7 @@ def connect_actions(window: MainWindow) -> None:
 def _enable_for_selection(window: MainWindow) -> None:
     chosen = bool(window.workspace.selection)
     for action_id in (
-        "edit.clear", "edit.clear_tracked", "object.absent", "object.rename", "object.visible",
+        "edit.copy", "edit.clear", "edit.clear_tracked", "object.absent", "object.rename", "object.visible",
         "object.lock", "object.remove",
     ):  # fmt: skip
         window.actions_table[action_id].setEnabled(chosen and window.document.is_open)

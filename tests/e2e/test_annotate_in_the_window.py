@@ -231,6 +231,25 @@ def test_the_brush_makes_a_protected_mask_that_tracking_keeps(open_window, engin
         assert np.asarray(project.frames_with_mask(1)).size == 24
 
 
+def test_a_copied_mask_is_pasted_on_another_frame_as_a_keyframe(open_window, engine_backend, clip):
+    d = open_window(engine_backend, clip)
+    d.key(Qt.Key.Key_V, CTRL)
+    assert "No mask was copied" in d.window.toasts.texts[-1]
+    d.drag(*box(1, 0))
+    d.answered()
+    d.key(Qt.Key.Key_C, CTRL)
+    d.window.navigation.jump(7)
+    d.at(7)
+    d.key(Qt.Key.Key_V, CTRL)
+    assert d.project.mask(7, 1).rle == d.project.mask(0, 1).rle
+    d.key(Qt.Key.Key_Z, CTRL)
+    assert d.project.mask(7, 1) is None
+    d.key(Qt.Key.Key_Z, CTRL | SHIFT)
+    with saved(d) as project:
+        assert project.mask(7, 1).is_protected
+        assert_follows(project, 1, 1, [7])
+
+
 def test_a_second_window_session_goes_on_where_the_first_one_ended(open_window, engine_backend, clip):
     d = open_window(engine_backend, clip)
     d.drag(*box(0, 0))
