@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QEvent, QObject, QSize, Qt
-from PySide6.QtGui import QKeyEvent
+from PySide6.QtGui import QIcon, QKeyEvent, QPixmap
 from PySide6.QtWidgets import (
     QFrame,
     QHeaderView,
@@ -49,6 +49,9 @@ class CommandPalette(QFrame):
         self.list.setIndentation(0)
         self.list.setUniformRowHeights(True)
         self.list.setIconSize(QSize(16, 16))
+        blank = QPixmap(16, 16)
+        blank.fill(Qt.GlobalColor.transparent)
+        self._blank = QIcon(blank)  # keeps titles in line
         self.list.header().setStretchLastSection(False)
         self.list.header().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         self.list.header().setSectionResizeMode(1, QHeaderView.ResizeMode.ResizeToContents)
@@ -79,7 +82,7 @@ class CommandPalette(QFrame):
                 continue
             keys = self._actions.key_text(spec.action_id)
             item = QTreeWidgetItem(self.list, [f"{section}: {title}", keys])
-            item.setIcon(0, action.icon())
+            item.setIcon(0, action.icon() if not action.icon().isNull() else self._blank)
             item.setSizeHint(0, QSize(0, 4 * GRID))
             item.setForeground(1, self.palette().placeholderText())
             item.setData(0, _ID, spec.action_id)

@@ -231,7 +231,7 @@ class MainWindow(QMainWindow):
         ):  # fmt: skip
             part.failed.connect(self._fail)
         for notice in (self.documents, self.objects, self.navigation, self.model_choice):
-            notice.noticed.connect(lambda text: self.toasts.show(text))
+            notice.noticed.connect(lambda text: self.toasts.show(text, topic="notice"))
         self.documents.video_missing.connect(self.dialogs.ask_for_video)
         self.documents.busy_changed.connect(self._show_opening)
         self.document.stepped.connect(self.navigation.jump)

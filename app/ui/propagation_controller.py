@@ -173,9 +173,11 @@ class PropagationController(QObject):
         return None if plan.is_empty else plan
 
     def primary_plan(self) -> TrackPlan:
-        """What the primary button does: forward from here, else what is missing, else forward once more."""
+        """What the primary button does: on a keyframe forward from it, if that finds new masks; else fill
+        what is missing; else forward once more."""
         forward = self.plan(Direction.FORWARD)
-        if not forward.is_empty and self._is_new(forward):
+        keyframes = (self._document.keyframes(i) for i in forward.object_ids)
+        if any(self._workspace.frame in frames for frames in keyframes) and self._is_new(forward):
             return forward
         selection = self._workspace.selection
         chosen = self._document.trackable(list(selection) if len(selection) > 1 else None)

@@ -39,14 +39,25 @@ class Toasts(QObject):
         host.installEventFilter(self)
 
     def show(
-        self, text: str, tone: Tone = Tone.INFO, action: str = "", call: Callable[[], object] | None = None
+        self,
+        text: str,
+        tone: Tone = Tone.INFO,
+        action: str = "",
+        call: Callable[[], object] | None = None,
+        topic: str = "",
     ) -> None:
-        """Show a fact; with ``action``, a button that does ``call``. A repeated text is shown once."""
+        """Show a fact; with ``action``, a button that does ``call``.
+
+        A repeated text is shown once, and of a ``topic`` only the newest.
+        """
         for toast in self._shown:
             if toast.text == text:
                 toast.restart()
                 return
+        for toast in [t for t in self._shown if topic and t.topic == topic]:
+            toast.dismiss()
         toast = _Toast(self._host, text, tone, action, call, self._closed)
+        toast.topic = topic
         self._shown.append(toast)
         while len(self._shown) > LIMIT:
             self._shown[0].dismiss()
@@ -96,6 +107,7 @@ class _Toast(QFrame):
     ) -> None:
         super().__init__(host)
         self.text = text
+        self.topic = ""
         self._closed = closed
         self.setObjectName("toast")
         colors = current()

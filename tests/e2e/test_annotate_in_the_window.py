@@ -68,6 +68,25 @@ def test_two_objects_by_click_and_box_are_tracked_together(open_window, engine_b
         assert_follows(project, 2, 1, range(24))
 
 
+def test_the_primary_button_fills_what_is_missing(open_window, engine_backend, clip):
+    d = open_window(engine_backend, clip)
+    d.window.navigation.jump(12)
+    d.at(12)
+    d.drag(*box(0, 12))
+    d.answered()
+    primary = d.window.transport.primary
+    for frame, words in ((12, "Track 1 object, frames 12–23"), (17, "Track 1 object, frames 0–12")):
+        d.window.navigation.jump(frame)
+        d.until(lambda words=words: primary.text().startswith(words))
+        d.qtbot.mouseClick(primary, Qt.MouseButton.LeftButton)
+        d.tracked()
+    d.until(lambda: primary.text() == "Everything is tracked" or primary.text().startswith("Track again"))
+    walks = [entry[:2] for name, entry in engine_backend.session.log if name == "propagate"]
+    assert walks == [(12, 23), (12, 0)]
+    with saved(d) as project:
+        assert_follows(project, 1, 0, range(24))
+
+
 def test_negative_click_needs_something_to_refine(open_window, engine_backend, clip):
     d = open_window(engine_backend, clip)
     d.click(*centre(0, 0), Qt.MouseButton.RightButton)

@@ -129,6 +129,16 @@ def test_toasts_stack_show_a_fact_once_and_their_button_acts(qtbot):
     assert toasts.texts == []
 
 
+def test_of_a_topic_only_the_newest_toast_stays(qtbot):
+    host = QWidget()
+    qtbot.addWidget(host)
+    toasts = Toasts(host)
+    toasts.show("done", Tone.SUCCESS)
+    for number in (1, 2, 3):
+        toasts.show(f"Needs attention: {number} of 3", topic="notice")
+    assert toasts.texts == ["done", "Needs attention: 3 of 3"]
+
+
 def test_the_frame_panel_offers_accept_only_where_there_is_something_to_accept(qtbot, actions):
     panel = FramePanel(actions)
     qtbot.addWidget(panel)
