@@ -44,9 +44,9 @@ from qcore.quant.pipeline import CalibrationCancelledError, Progress, QuantizedM
 from qcore.quant.report import CalibrationReport
 from qcore.quant.report_build import build_report
 from qcore.quant.report_html import report_html
-from qcore.quant.sensitivity import choose_bits
+from qcore.quant.sensitivity import CHOICES, choose_bits
 from qcore.quant.sqnr import measure_sqnr, sqnr_markdown
-from qcore.quant.targets import make_plan
+from qcore.quant.targets import Role, make_plan
 
 _QUANTIZING = 0.85
 """Share of the whole that quantizing takes when a report follows."""
@@ -192,6 +192,7 @@ def _estimate(
     checked = sum(len(plan.held_out) for plan in plans)
     found = dataclasses.asdict(estimate_cost(model, read_clip(first), frames, checked, config))
     found["disk_bytes"] = space_needed(model)
+    found["smallest_weight_bytes"], found["largest_weight_bytes"] = weight_range(model, config)
     console.line(
         f"About {found['seconds'] / 60:.0f} min and {found['memory_bytes'] / 1e9:.1f} GB of memory "
         f"({found['measured_units']} of {found['units']} units measured in {found['took_s']:.0f} s)"
@@ -200,6 +201,14 @@ def _estimate(
         remote.tell("estimate", **found)
     console.result(found)
     return 0
+
+
+def weight_range(model: SAM2Base, config: QuantConfig) -> tuple[int, int]:
+    """Bytes of all weights with the fewest and with the most bits that ``--bits auto`` may choose."""
+    layers = make_plan(model, config).layers
+    mixed = sum(layer.weights for layer in layers if layer.role is Role.QUANTIZED)
+    rest = sum(x.weights * (x.weight_bits or 16) // 8 for x in layers if x.role is not Role.QUANTIZED)
+    return rest + mixed * min(CHOICES) // 8, rest + mixed * max(CHOICES) // 8
 
 
 def space_needed(model: SAM2Base) -> int:

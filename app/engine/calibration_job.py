@@ -87,6 +87,11 @@ class CalibrationJob:
         """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def tidy(self) -> None:
+        """Keep the report and what was asked for: the model is among the installed ones now."""
+        shutil.rmtree(self.folder / "units", ignore_errors=True)
+        self.bundle.unlink(missing_ok=True)
+
 
 def create_job(root: Path, recipe: Recipe, requests: Sequence[ClipRequest]) -> CalibrationJob:
     """Make a folder for a calibration.
@@ -102,8 +107,11 @@ def create_job(root: Path, recipe: Recipe, requests: Sequence[ClipRequest]) -> C
     return CalibrationJob(folder, recipe)
 
 
-def unfinished_jobs(root: Path) -> list[CalibrationJob]:
-    """Calibrations that were started and have no result yet, newest first; unreadable folders are skipped."""
+def waiting_jobs(root: Path) -> list[CalibrationJob]:
+    """Calibrations that have no result yet, or one that is not in use, newest first.
+
+    Unreadable folders are skipped.
+    """
     found = []
     for file in sorted(root.glob("*/job.json"), reverse=True):
         try:
@@ -111,6 +119,6 @@ def unfinished_jobs(root: Path) -> list[CalibrationJob]:
             job = CalibrationJob(file.parent, Recipe(**{**value, "keep": tuple(value.get("keep", ()))}))
         except (OSError, ValueError, TypeError):
             continue
-        if not job.is_finished:
+        if job.is_finished or not job.report.exists():
             found.append(job)
     return found

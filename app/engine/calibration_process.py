@@ -53,6 +53,10 @@ class CalibrationProcess(QObject):
         if self.is_running:
             self._process.write(f"{word}\n".encode())
 
+    def abandon(self) -> None:
+        """End it at once and do not wait; for work whose result is not wanted any more."""
+        self._process.kill()
+
     def kill(self) -> None:
         """Stop at once, for the end of the program: what was finished is on the disk."""
         if not self.is_running:

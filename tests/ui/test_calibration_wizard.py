@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from safetensors.torch import save_file
 
 from app.cli.remote import PRIORITY_VARIABLE
 from app.engine import calibration_process
-from app.engine.calibration_job import CalibrationJob, Recipe, create_job, unfinished_jobs
+from app.engine.calibration_job import CalibrationJob, Recipe, create_job, waiting_jobs
 from app.ui.background import Background
 from app.ui.calibration.clips_page import ProjectClip
 from app.ui.calibration.controller import CalibrationController
@@ -23,6 +26,7 @@ from app.ui.calibration.wizard import CLIPS, QUALITY, REPORT, RUN, CalibrationWi
 from qcore.masks import encode
 from qcore.models.embedded import ARCH_METADATA_KEY, EmbeddedArch, build_embedded
 from qcore.quant.clip_selection import AcceptedObject, ClipRequest
+from qcore.quant.methods import METHODS
 from qcore.quant.report import CalibrationReport, FrameScore, ModelCost, PartCost
 
 PLAY = """
@@ -32,7 +36,8 @@ at = lambda name: pathlib.Path(args[args.index(name) + 1])
 def tell(event, **facts):
     print(json.dumps({"event": event, **facts}), flush=True)
 if "--estimate" in args:
-    tell("estimate", seconds=90.0, memory_bytes=800_000_000, disk_bytes=DISK)
+    sizes = dict(smallest_weight_bytes=3_000_000, largest_weight_bytes=5_000_000)
+    tell("estimate", seconds=90.0, memory_bytes=800_000_000, disk_bytes=DISK, **sizes)
     sys.exit()
 folder = at("--out").parent
 for i in range(4):
@@ -165,8 +170,10 @@ def test_pause_and_go_on_then_the_report_offers_to_spare_what_hurts(
     for name, start in (("r.html", b"<!DOCTYPE html>"), ("r.pdf", b"%PDF")):
         found.report.write(tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(start)
+    before = found._controller.job.recipe
+    found.quality.name.setText("another")  # the choices of the other page are not this model's
     found.report.keep_wanted.emit(("sam_mask_decoder.*",))
-    assert found._controller.job.recipe.keep == ("sam_mask_decoder.*",)
+    assert found._controller.job.recipe == replace(before, keep=("sam_mask_decoder.*",))
     assert "sam_mask_decoder.*" in found._controller.job.arguments()
 
 
@@ -181,9 +188,21 @@ def test_a_stopped_calibration_goes_on_in_another_session(
     found.close()
     again = wizard()
     assert again.pages.currentIndex() == CLIPS
-    again.resume.click()
+    (go_on,) = again.jobs.buttons.values()
+    assert go_on.text() == "Go on"
+    go_on.click()
     qtbot.waitUntil(lambda: again.pages.currentIndex() == REPORT, timeout=20_000)
     assert not again._controller.unfinished()
+    again.close()
+    # closed without using it: the report is still to be had, and goes away with the folder
+    third = wizard()
+    (show,) = third.jobs.buttons.values()
+    assert show.text() == "Show the report"
+    show.click()
+    assert third.pages.currentIndex() == REPORT
+    (job,) = third._controller.waiting()
+    third.jobs.discarded.emit(job)
+    assert not job.folder.exists() and not third._controller.waiting()
 
 
 def test_closing_the_window_ends_the_process_and_keeps_its_work(
@@ -195,6 +214,96 @@ def test_closing_the_window_ends_the_process_and_keeps_its_work(
     found._controller.shutdown()
     assert not found._controller.is_running
     assert len(found._controller.unfinished()) == 1
+
+
+def test_a_process_that_is_killed_goes_on_where_it_was(
+    qtbot: Any, wizard: Any, play: Any, clip: Path
+) -> None:
+    found = wizard()
+    to_quality(found, qtbot, clip)
+    at_unit_two(found, qtbot)
+    job = found._controller.job
+    (job.folder / "kept").write_text("one unit")
+    os.kill(found._controller._process._process.processId(), signal.SIGKILL)
+    qtbot.waitUntil(lambda: "ended from outside" in found.message.text(), timeout=20_000)
+    assert found.next.text() == "Try again" and found._controller.unfinished() == [job]
+    found.next.click()
+    qtbot.waitUntil(lambda: found.pages.currentIndex() == REPORT, timeout=20_000)
+    assert found._controller.job == job
+
+
+def test_the_estimate_is_made_anew_when_the_clips_or_the_choices_change(
+    qtbot: Any, wizard: Any, play: Any, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    start = calibration_process.CalibrationProcess.start
+    monkeypatch.setattr(
+        calibration_process.CalibrationProcess,
+        "start",
+        lambda self, args: (started.append(args), start(self, args))[1],
+    )
+    found = wizard()
+    to_quality(found, qtbot, clip)
+    found.back.click()
+    found.next.click()
+    assert len(started) == 1  # nothing changed: what was measured still holds
+    found.back.click()
+    found.clips.frames.setValue(7)
+    found.next.click()
+    found.quality.bits.setCurrentIndex(found.quality.bits.findData("auto"))
+    assert len(started) == 3 and started[1][8:10] == ["--frames-per-clip", "7"]
+    qtbot.waitUntil(lambda: "of memory" in found.quality.estimate.text(), timeout=20_000)
+    # the process said what the slider can choose from
+    found.quality.largest.setValue(found.quality.largest.maximum() // 4)
+    assert found.quality.size_text.text() == "3.5 MB (3.0 at 4 bits, 5.0 at 8)"
+    recipe = found.quality.recipe(8, 7)
+    assert (recipe.bits, recipe.budget_mb) == ("auto", 3.5)
+
+
+def test_a_name_that_cannot_be_used_is_said_before_the_work(
+    qtbot: Any, wizard: Any, play: Any, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QMINISAM2_MODELS_DIR", str(tmp_path))
+    (tmp_path / "my-videos.safetensors").write_bytes(b"taken")
+    found = wizard()
+    to_quality(found, qtbot, clip)
+    assert found.quality.name.text() == "my-videos-2" and found.next.isEnabled()
+    for name, words in (("my-videos", "already"), ("../x", "starts with"), (" ", "needs a name")):
+        found.quality.name.setText(name)
+        assert words in found.message.text() and not found.next.isEnabled()
+    found.quality.name.setText("dogs")
+    assert found.message.text() == "" and found.next.isEnabled()
+
+
+def test_methods_are_under_advanced_with_a_line_each(qtbot: Any, wizard: Any, play: Any, clip: Path) -> None:
+    found = wizard()
+    to_quality(found, qtbot, clip)
+    assert not found.quality.method.isVisible()
+    found.quality.advanced.click()
+    assert found.quality.method.isVisible()
+    assert {found.quality.method.itemData(i) for i in range(found.quality.method.count())} <= set(METHODS)
+    lines = set()
+    for i in range(found.quality.method.count()):
+        found.quality.method.setCurrentIndex(i)
+        lines.add(found.quality.method_line.text())
+    assert len(lines) == found.quality.method.count() and "" not in lines
+
+
+def test_a_battery_is_said_while_it_lasts(
+    qtbot: Any, wizard: Any, play: Any, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on = [True]
+    monkeypatch.setattr("app.ui.calibration.wizard.on_battery", lambda: on[0])
+    monkeypatch.setattr("app.ui.calibration.wizard.BATTERY_S", 0.0)
+    found = wizard()
+    to_quality(found, qtbot, clip)
+    at_unit_two(found, qtbot)
+    assert "on battery" in found.message.text()
+    on[0] = False
+    found.pause.click()
+    found.pause.click()
+    qtbot.waitUntil(lambda: found.pages.currentIndex() == REPORT, timeout=20_000)
+    assert "on battery" not in found.message.text()
 
 
 def test_no_space_is_said_before_the_start(qtbot: Any, wizard: Any, play: Any, clip: Path) -> None:
@@ -209,7 +318,7 @@ def test_unreadable_folders_are_skipped(tmp_path: Path) -> None:
     assert job.folder.parent == tmp_path
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "job.json").write_text('{"name": 1, "odd": 2}')
-    assert unfinished_jobs(tmp_path) == [job]
+    assert waiting_jobs(tmp_path) == [job]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 from PySide6.QtCore import QObject, Signal
 
-from app.engine.calibration_job import CalibrationJob, Recipe, calibrations_dir, create_job, unfinished_jobs
+from app.engine.calibration_job import CalibrationJob, Recipe, calibrations_dir, create_job, waiting_jobs
 from app.engine.calibration_process import CalibrationProcess
 from app.engine.records import Phase, TaskState
 from app.ui.i18n import tr
@@ -39,6 +39,8 @@ class CalibrationController(QObject):
         self.is_paused = False
         self._process: CalibrationProcess | None = None
         self._message = ""
+        self._was_asked = False
+        """The process said that it stops because it was told to."""
         self._last: dict[str, Any] = {}
 
     @property
@@ -46,9 +48,20 @@ class CalibrationController(QObject):
         """True while a process works or waits."""
         return self._process is not None and self._process.is_running
 
+    def waiting(self) -> list[CalibrationJob]:
+        """Calibrations that can go on, and finished ones that are not in use; newest first."""
+        running = self.job if self.is_running else None
+        return [job for job in waiting_jobs(self.root) if job != running]
+
     def unfinished(self) -> list[CalibrationJob]:
         """Calibrations that can go on."""
-        return unfinished_jobs(self.root)
+        return [job for job in self.waiting() if not job.is_finished]
+
+    def show(self, job: CalibrationJob) -> None:
+        """Make a finished calibration the present one again."""
+        if not self.is_running:
+            self.job = job
+            self.finished.emit(job)
 
     def begin(self, recipe: Recipe, requests: Sequence[ClipRequest]) -> None:
         """Start a new calibration."""
@@ -65,6 +78,7 @@ class CalibrationController(QObject):
             self.failed.emit(tr("A calibration is running already."))
             return
         self.job, self._message, self._last, self.is_paused = job, "", {}, False
+        self._was_asked = False
         process = self._process = CalibrationProcess(self)
         process.told.connect(self._on_event)
         process.ended.connect(self._on_end)
@@ -100,6 +114,8 @@ class CalibrationController(QObject):
             self._tell(Phase.PAUSED if self.is_paused else Phase.RUNNING)
         elif value["event"] == "error":
             self._message = str(value.get("message", ""))
+        elif value["event"] == "stopped":
+            self._was_asked = True
 
     def _on_end(self, has_result: bool) -> None:
         process, self._process = self._process, None
@@ -109,12 +125,16 @@ class CalibrationController(QObject):
         if has_result and job is not None and job.is_finished:
             self._tell(Phase.FINISHED)
             self.finished.emit(job)
-        elif self._message:
-            self._tell(Phase.FAILED)
-            self.failed.emit(self._message)
-        else:
+        elif self._was_asked:
             self._tell(Phase.CANCELLED)
             self.stopped.emit()
+        else:
+            self._message = self._message or tr(
+                "The calibration was ended from outside, perhaps for want of memory. What is finished is "
+                "kept: it can go on from there."
+            )
+            self._tell(Phase.FAILED)
+            self.failed.emit(self._message)
 
     def _tell(self, phase: Phase) -> None:
         done = round(1000 * float(self._last.get("done", 0.0)))

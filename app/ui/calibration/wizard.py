@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,14 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from app.engine.calibration_job import CalibrationJob, create_job
+from app.engine.calibration_job import CalibrationJob, Recipe, create_job
 from app.engine.calibration_process import CalibrationProcess
 from app.engine.engine import sentence
 from app.ui.background import Background
 from app.ui.calibration.charts import LossChart
 from app.ui.calibration.clips_page import ClipsPage, ProjectClip
 from app.ui.calibration.controller import CalibrationController, on_battery
+from app.ui.calibration.jobs_list import JobsList
 from app.ui.calibration.quality_page import QualityPage
 from app.ui.calibration.report_page import ReportPage
 from app.ui.i18n import duration_phrase, tr
@@ -38,8 +41,16 @@ from qcore.quant.clip_list import read_clip_list
 from qcore.quant.clip_selection import ClipRequest
 from qcore.quant.report import CalibrationReport
 
+BATTERY_S = 20.0
 CLIPS, QUALITY, RUN, REPORT = range(4)
 TITLES = ("Clips", "Quality and size", "Run", "Report and use")
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space where a folder is, or will be."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 class CalibrationWizard(QDialog):
@@ -60,7 +71,8 @@ class CalibrationWizard(QDialog):
         self._background = background
         self._requests: list[ClipRequest] = []
         self._estimator: CalibrationProcess | None = None
-        self._estimate_again = False
+        self._estimated_for: object = None
+        self._battery_checked = 0.0
         self._scratch = tempfile.TemporaryDirectory(prefix="qminisam2-")
         self.setWindowTitle(tr("Calibrate for my videos"))
         self.resize(820, 640)
@@ -74,7 +86,8 @@ class CalibrationWizard(QDialog):
         self.quality = QualityPage()
         self.report = ReportPage()
         self.pages = QStackedWidget()
-        for page in (self.clips, self.quality, self._run_page(), self.report):
+        self.jobs = JobsList()
+        for page in (self._clips_page(), self.quality, self._run_page(), self.report):
             self.pages.addWidget(page)
         layout.addWidget(self.pages, 1)
         self.message = QLabel()
@@ -99,19 +112,28 @@ class CalibrationWizard(QDialog):
         controller.finished.connect(self._finished)
         controller.failed.connect(self._failed)
         controller.stopped.connect(self._stopped)
-        controller.paused_changed.connect(lambda _p: self._show_page())
+        controller.paused_changed.connect(self._paused_changed)
         self.report.keep_wanted.connect(self._run_again)
-        for box in (self.quality.bits, self.quality.budget, self.quality.method, self.quality.model):
-            box.currentIndexChanged.connect(lambda _i: self._estimate())
+        self.quality.changed.connect(self._estimate)
+        self.quality.name_changed.connect(self._show_page)
+        self.jobs.resumed.connect(self._resume)
+        self.jobs.opened.connect(controller.show)
+        self.jobs.discarded.connect(self._discard)
         if project is not None:
             self.clips.add_project(project)
-        waiting = [] if controller.is_running else controller.unfinished()
         if controller.is_running:
             self.pages.setCurrentIndex(RUN)
-        elif waiting:
-            self.resume = self._button(row, tr("Go on with “{0}”").format(waiting[0].recipe.name),
-                                       lambda: self._resume(waiting[0]))  # fmt: skip
+        self.jobs.show_jobs(controller.waiting())
         self._show_page()
+
+    def _clips_page(self) -> QWidget:
+        page = QWidget()
+        column = QVBoxLayout(page)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(GRID)
+        column.addWidget(self.jobs)
+        column.addWidget(self.clips, 1)
+        return page
 
     def _run_page(self) -> QWidget:
         page = QWidget()
@@ -158,10 +180,14 @@ class CalibrationWizard(QDialog):
             tr("Use this model"),
         )
         self.next.setText(titles[page])
-        self.next.setEnabled(page != CLIPS or bool(self.clips.requests()))
+        problem = self.quality.name_problem() if page == QUALITY else ""
+        if page == QUALITY:
+            self.message.setText(problem)
+        self.next.setEnabled(not problem and (page != CLIPS or bool(self.clips.requests())))
 
     def _back(self) -> None:
         self.pages.setCurrentIndex(CLIPS if self.pages.currentIndex() == QUALITY else QUALITY)
+        self.jobs.show_jobs(self._controller.waiting())
         self._show_page()
 
     def _next(self) -> None:
@@ -172,7 +198,7 @@ class CalibrationWizard(QDialog):
             self.pages.setCurrentIndex(QUALITY)
             self._estimate()
         elif page == QUALITY:
-            self._begin(())
+            self._begin()
         elif page == RUN and self._controller.is_running:
             self._controller.cancel()
         elif page == RUN and self._controller.job is not None:
@@ -182,12 +208,16 @@ class CalibrationWizard(QDialog):
         self._show_page()
 
     def _estimate(self) -> None:
-        """Measure a few steps of what is chosen, beside the window."""
-        if self._estimator is not None or self._controller.is_running:
-            self._estimate_again = True
+        """Measure a few steps of what is chosen, beside the window; what was measured before is over."""
+        if self._controller.is_running:
+            self.quality.estimate.setText(tr("Another calibration is running: let it end first."))
             return
-        self._estimate_again = False
         recipe = self.quality.recipe(self.clips.clips.value(), self.clips.frames.value())
+        wanted = (dataclasses.replace(recipe, name=""), tuple(request.path for request in self._requests))
+        if wanted == self._estimated_for:
+            return
+        self._estimated_for = wanted
+        self._drop_estimator()
         try:
             job = create_job(Path(self._scratch.name), recipe, self._requests)
         except OSError as error:
@@ -195,38 +225,51 @@ class CalibrationWizard(QDialog):
             return
         self.quality.estimate.setText(tr("Measuring how long it takes here…"))
         estimator = self._estimator = CalibrationProcess(self)
-        estimator.told.connect(self._estimated)
-        estimator.ended.connect(lambda _ok: self._estimate_ended())
+        estimator.told.connect(lambda event: self._estimated(estimator, event))
+        estimator.ended.connect(lambda _ok: self._estimate_ended(estimator))
         estimator.start(job.arguments(estimate=True))
 
-    def _estimated(self, event: dict[str, Any]) -> None:
+    def _drop_estimator(self) -> None:
+        estimator, self._estimator = self._estimator, None
+        if estimator is not None:
+            estimator.abandon()
+
+    def _estimated(self, estimator: CalibrationProcess, event: dict[str, Any]) -> None:
+        if estimator is not self._estimator:
+            return
         if event["event"] == "estimate":
             self.quality.show_estimate(float(event["seconds"]), int(event["memory_bytes"]))
-            free, needed = shutil.disk_usage(self._scratch.name).free, int(event["disk_bytes"])
+            if "smallest_weight_bytes" in event:
+                self.quality.set_sizes(
+                    int(event["smallest_weight_bytes"]), int(event["largest_weight_bytes"])
+                )
+            free, needed = free_bytes(self._controller.root), int(event["disk_bytes"])
             if free < needed:
                 text = tr("The disk is too full: {0} MB are needed, {1} MB are free.")
                 self.message.setText(text.format(round(needed / 1e6), round(free / 1e6)))
         elif event["event"] == "error":
             self.quality.estimate.setText(str(event.get("message", "")))
 
-    def _estimate_ended(self) -> None:
-        if self._estimator is not None:
-            self._estimator.deleteLater()
+    def _estimate_ended(self, estimator: CalibrationProcess) -> None:
+        if estimator is self._estimator:
             self._estimator = None
-        if self._estimate_again and self.pages.currentIndex() == QUALITY:
-            self._estimate()
+        estimator.deleteLater()
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """The calibration goes on; only measuring stops."""
-        self._estimate_again = False
-        if self._estimator is not None:
-            self._estimator.kill()
+        estimator, self._estimator = self._estimator, None
+        if estimator is not None:
+            estimator.kill()
         self._scratch.cleanup()
         super().closeEvent(event)
 
-    def _begin(self, keep: tuple[str, ...]) -> None:
+    def _begin(self) -> None:
+        self._begin_with(self.quality.recipe(self.clips.clips.value(), self.clips.frames.value()))
+
+    def _begin_with(self, recipe: Recipe) -> None:
+        self._drop_estimator()
+        self._estimated_for = None
         self._start_page()
-        recipe = self.quality.recipe(self.clips.clips.value(), self.clips.frames.value(), keep)
         self._controller.begin(recipe, self._requests)
         self._show_page()
 
@@ -239,14 +282,34 @@ class CalibrationWizard(QDialog):
         self.chart.clear()
         self.bar.setValue(0)
         self.stage.setText(tr("Starting…"))
-        self.message.setText(tr("This laptop is on battery: plug it in, or pause.") if on_battery() else "")
+        self.message.clear()
+        self._battery_checked = 0.0
+        self._check_battery()
         self.pages.setCurrentIndex(RUN)
+
+    def _check_battery(self) -> None:
+        """Say it when the laptop is on battery, and no longer when it is not; looked at now and then."""
+        now, text = time.monotonic(), tr("This laptop is on battery: plug it in, or pause.")
+        if now - self._battery_checked < BATTERY_S:
+            return
+        self._battery_checked = now
+        if on_battery():
+            self.message.setText(text)
+        elif self.message.text() == text:
+            self.message.clear()
 
     def _run_again(self, patterns: tuple[str, ...]) -> None:
         job = self._controller.job
         if job is not None:
             self._requests = read_clip_list(job.folder / "clips.json")
-            self._begin((*job.recipe.keep, *patterns))
+            self._begin_with(dataclasses.replace(job.recipe, keep=(*job.recipe.keep, *patterns)))
+
+    def _discard(self, job: CalibrationJob) -> None:
+        job.discard()
+        self.jobs.show_jobs(self._controller.waiting())
+
+    def _paused_changed(self, _paused: bool) -> None:
+        self._show_page()
 
     def _pause(self) -> None:
         self._controller.set_paused(not self._controller.is_paused)
@@ -254,6 +317,7 @@ class CalibrationWizard(QDialog):
     # ---- what the work says ----------------------------------------------------------------------------
 
     def _progressed(self, event: dict[str, Any]) -> None:
+        self._check_battery()
         stage = {
             "observe": tr("Watching the model on your clips"), "reconstruct": tr("Fitting"),
             "compare": tr("Comparing with the original"), "parts": tr("Finding what hurts"),
@@ -296,6 +360,7 @@ class CalibrationWizard(QDialog):
         self.next.setEnabled(False)
 
         def done(spec: Any) -> None:
+            job.tidy()
             self.activated.emit(spec.id, self.own.isChecked())
             self.close()
 

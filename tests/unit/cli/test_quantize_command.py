@@ -96,6 +96,11 @@ def test_an_estimate_needs_no_file_to_write(
     found = json.loads(capsys.readouterr().out)
     assert found["seconds"] > 0 and found["memory_bytes"] > 1e7 and found["disk_bytes"] > 1e7
     assert found["units"] >= found["measured_units"] > 0
+    # only the neck is taken part of: what --bits auto may choose lies between its 4 and its 8 bits
+    neck = sum(
+        p.numel() for n, p in build_embedded(TINY).image_encoder.neck.named_parameters() if "weight" in n
+    )
+    assert found["largest_weight_bytes"] - found["smallest_weight_bytes"] == neck - neck // 2
 
 
 def run_remote(
