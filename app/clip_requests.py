@@ -41,6 +41,16 @@ def request_of(project: Project) -> ClipRequest:
     return ClipRequest(Path(project.video.path), tuple(prompts), tuple(accepted))
 
 
+def request_of_file(path: Path) -> ClipRequest:
+    """The same for a project that is not open.
+
+    Raises:
+        ProjectError: the project cannot be read.
+    """
+    with Project.open(path, read_only=True) as project:
+        return request_of(project)
+
+
 def box_of(rle: masks.Rle) -> Box:
     """The tight box (x0, y0, x1, y1) of a mask that is not empty."""
     ys, xs = np.nonzero(masks.decode(rle))

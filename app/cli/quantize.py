@@ -27,9 +27,8 @@ from app.cli.console import Console
 from app.cli.errors import CommandError, sentence_for
 from app.cli.remote import Remote, be_polite
 from app.cli.tracking import choose_device
-from app.clip_requests import request_of
+from app.clip_requests import request_of_file
 from app.engine.model_speed import measure_in_process
-from app.project.project import Project
 from qcore import __version__
 from qcore.models.loading import load_model, resolve_model
 from qcore.quant.bundle import save_bundle
@@ -361,8 +360,7 @@ def clip_requests(path: Path) -> list[ClipRequest]:
         return read_clip_list(path)
     if path.suffix != _PROJECT_SUFFIX:
         return [ClipRequest(path)]
-    with Project.open(path, read_only=True) as project:
-        return [request_of(project)]
+    return [request_of_file(path)]
 
 
 @contextmanager

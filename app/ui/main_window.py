@@ -29,6 +29,7 @@ from app.project.errors import ProjectError
 from app.ui import icons, theme
 from app.ui.background import Background
 from app.ui.calibration.controller import CalibrationController
+from app.ui.calibration.offers import CalibrationOffers
 from app.ui.canvas.canvas import Canvas
 from app.ui.canvas.empty_state import EmptyState
 from app.ui.canvas_presenter import CanvasPresenter
@@ -181,6 +182,10 @@ class MainWindow(QMainWindow):
             self.mutual_kv, self,
         )  # fmt: skip
         self.dialogs = WindowDialogs(self)
+        self.calibration_offers = CalibrationOffers(
+            self.calibration, document, self.transfers, settings, self.toasts, self.dialogs.show_calibration,
+            lambda: self.dialogs.is_calibration_open, self.isVisible, self,
+        )  # fmt: skip
         self._remember = QTimer(self)
         self._remember.setSingleShot(True)
         self._remember.setInterval(REMEMBER_MS)
@@ -263,6 +268,7 @@ class MainWindow(QMainWindow):
         """Load the model, open what the command line named."""
         self._load_model()
         self.engine.set_mutual_kv(self.mutual_kv_panel.choice())
+        self.calibration_offers.at_start()
         if path:
             self.documents.open(path)
 

@@ -12,7 +12,7 @@ from PySide6.QtCore import QObject, QPoint, Qt, QUrl
 from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QDialog, QFileDialog, QMessageBox
 
-from app.clip_requests import request_of
+from app.clip_requests import request_of, request_of_file
 from app.formats import FORMATS, ExportReport
 from app.project.video_link import SUFFIX
 from app.ui.calibration.clips_page import ProjectClip
@@ -152,14 +152,25 @@ class WindowDialogs(QObject):
             dialog.settings_wanted.connect(lambda: self.show_settings(tr("Tracking")))
             self._show("models", dialog)
 
-    def show_calibration(self) -> None:
-        """Make a small model of the user's own clips."""
+    @property
+    def is_calibration_open(self) -> bool:
+        """True while the wizard is there."""
+        return "calibration" in self._open
+
+    def show_calibration(self, closed: Path | None = None) -> None:
+        """Make a small model of the user's own clips; without an open project from a closed one's file."""
         if self._raise("calibration"):
             return
         window = self._window
         project = window.document.project
-        clip = None if project is None else ProjectClip(Path(project.video.path), lambda: request_of(project))
-        wizard = CalibrationWizard(window.calibration, window.background, clip, window)
+        clip = None
+        if project is not None:
+            clip = ProjectClip(project.path, lambda: request_of(project))
+        elif closed is not None:
+            clip = ProjectClip(closed, lambda: request_of_file(closed))
+        wizard = CalibrationWizard(
+            window.calibration, window.background, clip, window, has_project=project is not None
+        )
         wizard.activated.connect(self._use_model)
         self._show("calibration", wizard)
 

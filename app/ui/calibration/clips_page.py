@@ -34,9 +34,10 @@ SHOWN_FRAMES = 4
 
 @dataclass(frozen=True, slots=True)
 class ProjectClip:
-    """The open project's video; its masks are read when ``load`` is called, off the GUI thread."""
+    """A project's video; its masks are read when ``load`` is called, off the GUI thread."""
 
     path: Path
+    """Of the project or the video: its name is shown until the video's is known."""
     load: Callable[[], ClipRequest]
 
 
@@ -123,7 +124,8 @@ class ClipsPage(QWidget):
             if entry not in self._entries:
                 return  # taken out meanwhile
             entry.request, entry.frames = found[0], found[1]
-            item.setText(f"{clip.path.name}\n{_prompts(entry.request)}")
+            entry.path = entry.request.path
+            item.setText(f"{entry.path.name}\n{_prompts(entry.request)}")
             item.setIcon(QIcon(QPixmap.fromImage(found[2])))
             self._show_note()
 

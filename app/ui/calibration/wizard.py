@@ -65,6 +65,7 @@ class CalibrationWizard(QDialog):
         background: Background,
         project: ProjectClip | None = None,
         parent: QWidget | None = None,
+        has_project: bool = False,
     ) -> None:
         super().__init__(parent)
         self._controller = controller
@@ -102,7 +103,7 @@ class CalibrationWizard(QDialog):
         self.own = QCheckBox(tr("Only in this project"))
         self.own.setToolTip(tr("Other projects keep the model of the settings"))
         row.addWidget(self.own)
-        self._has_project = project is not None
+        self._has_project = has_project
         self.close_button = self._button(row, tr("Close"), self.close)
         self.next = self._button(row, tr("Next"), self._next)
         self.next.setProperty("primary", True)
