@@ -64,7 +64,7 @@ def report_html(report: CalibrationReport, charts: Mapping[str, str] | None = No
         _parts(report),
     ]
     if report.losses:
-        parts += ["<h2>Fitting</h2>", _fitting_text(report), drawn["losses"]]
+        parts += ["<h2>Fitting</h2>", _fitting_text(report), drawn["losses"], _units(report)]
     parts += ["<h2>Calibration clips</h2>", _clips(report)]
     body = "\n".join(filter(None, parts))
     return (
@@ -163,6 +163,15 @@ def _fitting_text(report: CalibrationReport) -> str:
         f'<p class="muted">Fitting {len(report.losses)} units lowered their error by {mean:.0f} % on average '
         "against rounding to nearest.</p>"
     )
+
+
+def _units(report: CalibrationReport) -> str:
+    rows = [_row(["unit", "rounded to nearest", "fitted", "change"], "th")]
+    rows += [
+        _row([name, f"{a:.4g}", f"{b:.4g}", f"{100 * (b / a - 1):+.0f} %" if a > 0 else ""])
+        for name, a, b in report.losses
+    ]
+    return f"<details><summary>Loss of each unit</summary><table>{''.join(rows)}</table></details>"
 
 
 def _clips(report: CalibrationReport) -> str:

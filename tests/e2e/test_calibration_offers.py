@@ -1,4 +1,4 @@
-"""When the window offers to calibrate by itself: once, after work was done; and what waits is offered at start."""
+"""When calibration is offered by itself: once, after work was done; what waits is offered at the start."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from app.cli.remote import PRIORITY_VARIABLE
 from app.engine import calibration_process
 from app.engine.calibration_job import CalibrationJob, Recipe, create_job, waiting_jobs
 from app.ui.background import Background
+from app.ui.calibration.charts import UnitChart
 from app.ui.calibration.clips_page import ProjectClip
 from app.ui.calibration.controller import CalibrationController
 from app.ui.calibration.wizard import CLIPS, QUALITY, REPORT, RUN, CalibrationWizard
@@ -27,7 +28,7 @@ from qcore.masks import encode
 from qcore.models.embedded import ARCH_METADATA_KEY, EmbeddedArch, build_embedded
 from qcore.quant.clip_selection import AcceptedObject, ClipRequest
 from qcore.quant.methods import METHODS
-from qcore.quant.report import CalibrationReport, FrameScore, ModelCost, PartCost
+from qcore.quant.report import CalibrationReport, FrameScore, LayerQuality, ModelCost, PartCost
 
 PLAY = """
 import json, sys, pathlib
@@ -62,7 +63,7 @@ def a_report() -> CalibrationReport:
     return CalibrationReport(
         "mine", "q-minisam2", "w6a6", 100, 0, (("a.mp4@0", 20),), (FrameScore("a.mp4@0", 3, 0.9, 0.95),),
         True, (), (), ModelCost("original", "fp16", 11_000_000, 80.0, 700.0),
-        ModelCost("quantized", "w6a6", 5_000_000, 60.0, 600.0), (),
+        ModelCost("quantized", "w6a6", 5_000_000, 60.0, 600.0), (LayerQuality("neck", 6, 6, 30.0, 25.0),),
         (PartCost("mask decoder", ("sam_mask_decoder.*",), 0.4, 90_000),), (("u0", 2.0, 1.0),),
         0.93, 0.91, 60.0,
     )  # fmt: skip
@@ -170,6 +171,14 @@ def test_pause_and_go_on_then_the_report_offers_to_spare_what_hurts(
     for name, start in (("r.html", b"<!DOCTYPE html>"), ("r.pdf", b"%PDF")):
         found.report.write(tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(start)
+    # agreement, layers and losses are pictures in the PDF
+    assert (tmp_path / "r.pdf").read_bytes().count(b"/Subtype /Image") == 3
+    assert (
+        '<td>u0</td><td class="n">2</td><td class="n">1</td><td class="n">-50 %</td>'
+        in (tmp_path / "r.html").read_text()
+    )
+    chart = found.report.findChild(UnitChart)
+    assert chart.text_of(chart.unit_at(chart.width() / 2)) == "u0: 2 rounded to nearest, 1 fitted (-50 %)"
     before = found._controller.job.recipe
     found.quality.name.setText("another")  # the choices of the other page are not this model's
     found.report.keep_wanted.emit(("sam_mask_decoder.*",))

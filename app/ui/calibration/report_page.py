@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PySide6.QtCore import QMarginsF, QSize, Qt, Signal
-from PySide6.QtGui import QPageLayout, QPdfWriter, QPixmap, QTextDocument
+from PySide6.QtCore import QBuffer, QByteArray, QIODevice, QMarginsF, QSize, Qt, Signal
+from PySide6.QtGui import QImage, QPageLayout, QPainter, QPdfWriter, QPixmap, QTextDocument
+from PySide6.QtSvg import QSvgRenderer
 from PySide6.QtWidgets import (
     QFileDialog,
     QGridLayout,
@@ -18,11 +19,39 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from app.ui.calibration.charts import LayerChart
+from app.ui.calibration.charts import LayerChart, UnitChart
 from app.ui.i18n import tr
 from app.ui.theme import GRID
 from qcore.quant.report import CalibrationReport
-from qcore.quant.report_html import flip_pictures, report_html
+from qcore.quant.report_html import agreement_svg, flip_pictures, layers_svg, losses_svg, report_html
+
+PRINT_WIDTH, PRINT_SCALE = 640, 3
+"""Of charts in a PDF: pixels on a page of 96 dots an inch, and how much finer they are drawn."""
+
+
+def printed_charts(report: CalibrationReport) -> dict[str, str]:
+    """The charts as pictures, because Qt's rich text draws no SVG."""
+    drawn = {
+        "agreement": agreement_svg(report), "losses": losses_svg(report), "layers": layers_svg(report)
+    }  # fmt: skip
+    return {name: _picture(svg) if svg else "" for name, svg in drawn.items()}
+
+
+def _picture(svg: str) -> str:
+    renderer = QSvgRenderer(QByteArray(svg.encode()))
+    size = renderer.defaultSize()
+    image = QImage(size * PRINT_SCALE, QImage.Format.Format_RGB32)
+    image.fill(Qt.GlobalColor.white)
+    painter = QPainter(image)
+    renderer.render(painter)
+    painter.end()
+    data = QByteArray()
+    buffer = QBuffer(data)
+    buffer.open(QIODevice.OpenModeFlag.WriteOnly)
+    image.save(buffer, "PNG")  # type: ignore[call-overload]
+    width = min(PRINT_WIDTH, size.width())
+    png = bytes(data.toBase64().data()).decode("ascii")
+    return f'<p><img width="{width}" src="data:image/png;base64,{png}"></p>'
 
 
 class ReportPage(QScrollArea):
@@ -70,6 +99,11 @@ class ReportPage(QScrollArea):
         heading.setProperty("heading", True)
         column.addWidget(heading)
         column.addWidget(LayerChart(report.layers))
+        if report.losses:
+            heading = QLabel(tr("Loss of each unit"))
+            heading.setProperty("heading", True)
+            column.addWidget(heading)
+            column.addWidget(UnitChart(report.losses))
         column.addStretch(1)
         self.setWidget(page)
 
@@ -162,9 +196,8 @@ class ReportPage(QScrollArea):
         if path.suffix.lower() != ".pdf":
             path.write_text(report_html(self._report), encoding="utf-8")
             return
-        # Qt's rich text draws no SVG; the tables and pictures say the same
         document = QTextDocument()
-        document.setHtml(report_html(self._report, {"agreement": "", "losses": "", "layers": ""}))
+        document.setHtml(report_html(self._report, printed_charts(self._report)))
         writer = QPdfWriter(str(path))
         writer.setPageMargins(QMarginsF(15, 15, 15, 15), QPageLayout.Unit.Millimeter)
         document.print_(writer)
