@@ -88,11 +88,10 @@ def load_bundle(path: str | Path) -> SAM2Base:
     """
     file = open_bundle_file(Path(path))
     header = parse_header(file.header)
-    _check_size(file, header)
-    model = _build(header.model)
-    _check_tensor_table(file, header, model)
+    _check_tensor_table(file, header)
     if file.payload_sha256() != header.payload_sha256:
         raise BundleError(f"{file.path.name} is damaged: its checksum is wrong.")
+    model = _build(header.model)
     _insert_from_header(model, header)
     _fill(model, file, header)
     model.eval().requires_grad_(False)
@@ -212,31 +211,24 @@ def _build(description: ModelDescription) -> SAM2Base:
     return build_official(MODELS[description.base_id], description.image_size)
 
 
-def _mismatch(file: BundleFile) -> BundleError:
-    return BundleError(f"{file.path.name} is damaged: it does not hold the model that it describes.")
-
-
-def _check_size(file: BundleFile, header: BundleHeader) -> None:
-    """Refuse a file too small for what it describes before that is built.
-
-    The bounds of `EmbeddedArch` keep the largest compact model below 340 MB. It is built for real: on
-    torch's meta device, the arithmetic of its constants would import torch's compiler, which takes seconds.
-    """
+def _check_tensor_table(file: BundleFile, header: BundleHeader) -> None:
+    """Names, shapes and dtypes against what the header's architecture asks for; allocates no weights."""
+    wrong = BundleError(f"{file.path.name} is damaged: it does not hold the model that it describes.")
     least_bytes = sum(math.prod(layer.shape) * layer.weight_bits // 8 for layer in header.layers.values())
     data_bytes = sum(entry.end - entry.begin for entry in file.entries.values())
     if data_bytes < least_bytes:
-        raise _mismatch(file)
+        raise wrong
     spec = MODELS.get(header.model.base_id)
     if header.model.arch is None and spec is not None and data_bytes < (spec.size_bytes or 0) // 20:
-        raise _mismatch(file)
-
-
-def _check_tensor_table(file: BundleFile, header: BundleHeader, model: nn.Module) -> None:
-    """Names, shapes and dtypes against what the architecture, built and not yet quantized, asks for."""
-    wrong = _mismatch(file)
-    modules = dict(model.named_modules())
+        raise wrong
+    if header.model.arch is not None:
+        with torch.device("meta"):
+            skeleton: nn.Module = build_embedded(header.model.arch)
+    else:
+        skeleton = _build(header.model)
+    modules = dict(skeleton.named_modules())
     expected: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
-    for name, value in model.state_dict().items():
+    for name, value in skeleton.state_dict().items():
         expected[name] = (tuple(value.shape), ("F16", "F32"))
     for name, layer in header.layers.items():
         module = modules.get(name)
@@ -255,7 +247,7 @@ def _check_tensor_table(file: BundleFile, header: BundleHeader, model: nn.Module
     for name in header.attentions:
         if name not in modules or quantized_class(modules[name]) is None:
             raise wrong
-    count = sum(n for _, n, _ in activation_slots(header, model))
+    count = sum(n for _, n, _ in activation_slots(header, skeleton))
     if count:
         expected["activation.scale"] = ((count,), ("F16", "F32"))
         expected["activation.zero_point"] = ((count,), ("U8",))

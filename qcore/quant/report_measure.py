@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -249,8 +248,8 @@ def part_costs(
     found: list[PartCost] = []
     for number, (title, patterns) in enumerate(parts):
         step("parts", number / len(parts))
-        with _swapped(model, quantized, patterns):
-            error = mask_distance(mask_logits(quantized, short), reference)
+        swapped = _swapped(model, quantized, patterns)
+        error = mask_distance(mask_logits(swapped, short), reference)
         share = 0.0 if whole <= 0 else 1 - error / whole
         layers = _layers(quantized, patterns)
         extra = sum(x.weight.numel() * (16 - x.weight_quantizer.bits) // 8 for x in layers)
@@ -285,21 +284,15 @@ def _layers(quantized: nn.Module, patterns: Sequence[str]) -> list[QuantizedLaye
     ]
 
 
-@contextmanager
-def _swapped(model: Any, quantized: Any, patterns: Sequence[str]) -> Iterator[None]:
-    """Modules of the original in the place of quantized ones, for as long as it lasts."""
-    kept: list[tuple[nn.Module, str, nn.Module]] = []
-    try:
-        for pattern in patterns:
-            name = pattern.removesuffix(".*")
-            parent, _, child = name.rpartition(".")
-            owner = quantized.get_submodule(parent)
-            kept.append((owner, child, getattr(owner, child)))
-            setattr(owner, child, model.get_submodule(name))
-        yield
-    finally:
-        for owner, child, module in reversed(kept):
-            setattr(owner, child, module)
+def _swapped(model: Any, quantized: Any, patterns: Sequence[str]) -> Any:
+    """A copy of the quantized model with some modules of the original; weights are shared, not copied."""
+    memo = {id(tensor): tensor for tensor in (*quantized.parameters(), *quantized.buffers())}
+    mixed = copy.deepcopy(quantized, memo)
+    for pattern in patterns:
+        name = pattern.removesuffix(".*")
+        parent, _, child = name.rpartition(".")
+        setattr(mixed.get_submodule(parent), child, model.get_submodule(name))
+    return mixed
 
 
 def load_quantized(path: Any, device: str) -> SAM2Base:

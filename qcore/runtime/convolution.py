@@ -18,39 +18,73 @@ def has_packed_convolution() -> bool:
         return False
     try:
         image = torch.ones(1, 8, 4, 4).contiguous(memory_format=torch.channels_last)
-        PackedConv(nn.Conv2d(8, 8, 1).eval(), torch.float32, relu6=True, probe=True)(image)
+        conv = nn.Conv2d(8, 8, 1).eval().requires_grad_(False)
+        PackedConv(conv, torch.float32, highest=6.0, probe=True)(image)
     except (AttributeError, RuntimeError):
         return False
     return True
 
 
+def without_border(weight_oikk: Tensor, padding: int, stride: int) -> tuple[Tensor, int]:
+    """Weight and padding without a first row and column of zeros, the same function on maps of even size.
+
+    The strided convolutions of the embedded trunk carry such borders to compute asymmetric padding.
+    """
+    side = weight_oikk.shape[-1]
+    has_border = not bool(weight_oikk[..., 0, :].any()) and not bool(weight_oikk[..., :, 0].any())
+    if stride == 2 and side % 2 and padding >= 1 and weight_oikk.shape[-2] == side > 1 and has_border:
+        return weight_oikk[..., 1:, 1:].contiguous(), padding - 1
+    return weight_oikk, padding
+
+
 class PackedConv:
-    """``conv(x) [+ residual]`` then ReLU6 where asked, in one dtype; takes and gives channels-last maps."""
+    """``conv(x) [+ residual]``, clamped where asked, in one dtype; takes and gives channels-last maps.
+
+    Args:
+        source: the convolution.
+        dtype: of the arithmetic and the result.
+        highest: clamp the result to 0 .. highest (6 is ReLU6); None leaves it.
+        probe: use the fused call without asking whether it exists.
+        weight: replaces the weight of ``source``.
+        bias: replaces its bias.
+    """
 
     def __init__(
-        self, source: nn.Conv2d, dtype: torch.dtype, relu6: bool = False, probe: bool = False
+        self,
+        source: nn.Conv2d,
+        dtype: torch.dtype,
+        highest: float | None = None,
+        probe: bool = False,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> None:
         self.dtype = dtype
-        self.relu6 = relu6
-        self.weight = source.weight.detach().to(dtype)
-        self.bias = None if source.bias is None else source.bias.detach().to(dtype)
-        self.padding: list[int] = [int(side) for side in source.padding]
+        self.highest = highest
+        weight = source.weight.detach() if weight is None else weight
+        padding = int(source.padding[0])
+        if len(set(source.padding)) == len(set(source.stride)) == 1:
+            weight, padding = without_border(weight, padding, source.stride[0])
+            self.padding: list[int] = [padding, padding]
+        else:
+            self.padding = [int(side) for side in source.padding]
+        self.weight = weight.to(dtype)
+        bias = source.bias.detach() if bias is None and source.bias is not None else bias
+        self.bias = None if bias is None else bias.to(dtype)
         self.stride: list[int] = list(source.stride)
         self.dilation: list[int] = list(source.dilation)
         self.groups = source.groups
         on_cpu = self.weight.device.type == "cpu" and packs(dtype)
         self.packed = on_cpu and (probe or has_packed_convolution())
-        self._packed_for: tuple[int, ...] | None = None
-        self._packed_weight: Tensor | None = None
+        self._packed: tuple[tuple[int, ...], Tensor] | None = None
 
     def _prepared(self, shape: tuple[int, ...]) -> Tensor:
         """The weight in oneDNN's layout for inputs of this shape; the last one is kept."""
-        if self._packed_weight is None or self._packed_for != shape:
-            self._packed_weight = torch.ops.mkldnn._reorder_convolution_weight(
+        if self._packed is None or self._packed[0] != shape:
+            weight = torch.ops.mkldnn._reorder_convolution_weight(
                 self.weight, self.padding, self.stride, self.dilation, self.groups, list(shape)
             )
-            self._packed_for = shape
-        return self._packed_weight
+            self._packed = (shape, weight)
+        return self._packed[1]
 
     def __call__(self, x_bchw: Tensor, residual_bchw: Tensor | None = None) -> Tensor:
         """Convolve; ``residual_bchw`` is overwritten with the sum and returned."""
@@ -60,12 +94,12 @@ class PackedConv:
                 x_bchw, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
             )
             y_bchw = y_bchw if residual_bchw is None else residual_bchw.add_(y_bchw)
-            return F.relu6(y_bchw) if self.relu6 else y_bchw
+            return y_bchw if self.highest is None else y_bchw.clamp_(0.0, self.highest)
         weight = self._prepared(tuple(x_bchw.shape))
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         if residual_bchw is not None:
             return torch.ops.mkldnn._convolution_pointwise_.binary(
                 residual_bchw, x_bchw, weight, self.bias, *geometry, "add", 1.0, None, [], None
             )
-        name, bounds = ("hardtanh", [0.0, 6.0]) if self.relu6 else ("none", [])
+        name, bounds = ("none", []) if self.highest is None else ("hardtanh", [0.0, self.highest])
         return torch.ops.mkldnn._convolution_pointwise(x_bchw, weight, self.bias, *geometry, name, bounds, "")

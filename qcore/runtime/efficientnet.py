@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from qcore.models.embedded import EfficientNetLiteTrunk, InvertedBottleneck
 from qcore.runtime.convolution import PackedConv
-from qcore.runtime.memory_attention import UnsupportedModuleError
+from qcore.runtime.errors import UnsupportedModuleError
 
 
 class _FastBlock:
@@ -17,9 +17,9 @@ class _FastBlock:
         for layer in (source.exp, source.dw, source.pw):
             if layer is not None and type(layer) is not nn.Conv2d:
                 raise UnsupportedModuleError("The trunk's blocks hold other layers than plain convolutions.")
-        self.expand = None if source.exp is None else PackedConv(source.exp, dtype, relu6=True)
+        self.expand = None if source.exp is None else PackedConv(source.exp, dtype, highest=6.0)
         self.pad = source.pad
-        self.filter = PackedConv(source.dw, dtype, relu6=True)
+        self.filter = PackedConv(source.dw, dtype, highest=6.0)
         self.project = PackedConv(source.pw, dtype)
         self.has_residual = source.has_residual
 
@@ -45,7 +45,7 @@ class FastEfficientNetTrunk(nn.Module):
         self.source = source
         self.channel_list = source.channel_list
         self.dtype = dtype
-        self._stem = PackedConv(source.stem, dtype, relu6=True)
+        self._stem = PackedConv(source.stem, dtype, highest=6.0)
         self._blocks = [_FastBlock(block, dtype) for block in source.blocks]  # type: ignore[arg-type]
 
     def forward(self, image_bchw: Tensor) -> list[Tensor]:

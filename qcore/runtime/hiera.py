@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
 from torch import Tensor, nn
 
+from qcore.quant.attention import QuantizedMultiScaleAttention
 from qcore.runtime.attention import attend
-from qcore.runtime.linear import PackedLinear
-from qcore.runtime.memory_attention import UnsupportedModuleError
+from qcore.runtime.errors import UnsupportedModuleError
+from qcore.runtime.quantized_attention import ProductRoundings, attend_rounded, attend_small
+from qcore.runtime.quantized_layers import FeedForward, LinearKernel, linear_kernel
 
 SMALL_WINDOW = 1024
 """Up to this many tokens, all scores of a window fit in the cache and batched products win."""
@@ -49,26 +51,29 @@ def _join_windows(windows: Tensor, side: int, padded: tuple[int, int], size: tup
 class _FastBlock:
     """One `MultiScaleBlock`."""
 
-    def __init__(self, source: MultiScaleBlock, dtype: torch.dtype, rows_hint: int) -> None:
-        attention = source.attn
-        layers = source.mlp.layers
-        plain = [attention.qkv, attention.proj, *layers]
-        if any(type(layer) is not nn.Linear for layer in plain) or len(layers) != 2:
-            raise UnsupportedModuleError("The trunk's blocks hold other layers than plain linear ones.")
+    def __init__(self, source: MultiScaleBlock, dtype: torch.dtype, rows_hint: int, integers: bool) -> None:
+        attention, layers = source.attn, source.mlp.layers
+        if len(layers) != 2:
+            raise UnsupportedModuleError("The trunk's feed-forward parts are not SAM 2's.")
         if source.q_stride not in (None, (2, 2), [2, 2]) or not isinstance(source.mlp.act, nn.GELU):
             raise UnsupportedModuleError("The trunk's pooling or activation is not SAM 2's.")
+
+        def kernel(module: nn.Module, activation: str = "none") -> LinearKernel:
+            return linear_kernel(module, dtype, rows_hint, activation, integers=integers)
+
         self.window = source.window_size
         self.pools = source.q_stride is not None
         self.heads = attention.num_heads
         self.norm1, self.norm2 = source.norm1, source.norm2
-        self.qkv = PackedLinear.of(attention.qkv, dtype, rows_hint)
-        self.out = PackedLinear.of(attention.proj, dtype, rows_hint)
-        self.mlp1 = PackedLinear.of(layers[0], dtype, rows_hint, gelu=True)
-        self.mlp2 = PackedLinear.of(layers[1], dtype, rows_hint)
-        self.shortcut = (
-            PackedLinear.of(source.proj, dtype, rows_hint) if source.dim != source.dim_out else None
+        self.roundings = (
+            ProductRoundings.of(attention) if isinstance(attention, QuantizedMultiScaleAttention) else None
         )
-        self.dtype = dtype
+        self.qkv = kernel(attention.qkv)
+        self.out = kernel(attention.proj)
+        self.mlp = FeedForward(kernel(layers[0], "gelu"), kernel(layers[1]))
+        self.shortcut = kernel(source.proj) if source.dim != source.dim_out else None
+        self.dtype = dtype if type(attention.qkv) is nn.Linear else torch.float32
+        self.product_dtype, self.integers = dtype, integers
 
     def __call__(self, x_bhwc: Tensor) -> Tensor:
         normed = self.norm1(x_bhwc).to(self.dtype)
@@ -84,7 +89,7 @@ class _FastBlock:
         else:
             attended = self.attend(normed)
         x_bhwc = shortcut + attended
-        return x_bhwc + self.mlp2(self.mlp1(self.norm2(x_bhwc)))
+        return x_bhwc + self.mlp(self.norm2(x_bhwc))
 
     def attend(self, x_whwc: Tensor) -> Tensor:
         """Multi-head attention inside every window (w, h, w, c), queries pooled at a stage's start."""
@@ -99,7 +104,9 @@ class _FastBlock:
         else:
             queries = qkv[:, :, 0].transpose(1, 2).reshape(count * self.heads, -1, depth)
         keys, values = (qkv[:, :, i].transpose(1, 2).reshape(count * self.heads, -1, depth) for i in (1, 2))
-        if keys.shape[1] > SMALL_WINDOW:
+        if self.roundings is not None:
+            mixed = self._attend_rounded(queries, keys, values, self.roundings)
+        elif keys.shape[1] > SMALL_WINDOW:
             mixed = attend(queries, keys, values)
         else:
             scores = torch.bmm(queries * depth**-0.5, keys.transpose(1, 2))
@@ -107,15 +114,26 @@ class _FastBlock:
         mixed = mixed.view(count, self.heads, height * width, depth).transpose(1, 2)
         return self.out(mixed.reshape(count, height, width, -1))
 
+    def _attend_rounded(self, q: Tensor, k: Tensor, v: Tensor, roundings: ProductRoundings) -> Tensor:
+        if k.shape[1] <= SMALL_WINDOW:
+            return attend_small(q, k, v, roundings, q.shape[-1] ** -0.5)
+        return attend_rounded(q, k, v, roundings, dtype=self.product_dtype, integers=self.integers)
+
 
 class FastHiera(nn.Module):
-    """Drop-in for `Hiera` at inference, in float32 or bfloat16.
+    """Drop-in for `Hiera` at inference, in float32 or bfloat16, quantized or not.
 
     Raises:
         UnsupportedModuleError: the trunk is built differently from SAM 2's.
     """
 
-    def __init__(self, source: Hiera, dtype: torch.dtype = torch.float32, rows_hint: int = 4096) -> None:
+    def __init__(
+        self,
+        source: Hiera,
+        dtype: torch.dtype = torch.float32,
+        rows_hint: int = 4096,
+        integers: bool = True,
+    ) -> None:
         super().__init__()
         if not source.return_interm_layers:
             raise UnsupportedModuleError("Only trunks that return every stage are covered.")
@@ -123,7 +141,7 @@ class FastHiera(nn.Module):
         self.channel_list = source.channel_list
         self.stage_ends = frozenset(source.stage_ends)
         self.dtype = dtype
-        self._fast = [_FastBlock(block, dtype, rows_hint) for block in source.blocks]
+        self._fast = [_FastBlock(block, dtype, rows_hint, integers) for block in source.blocks]
         self._positions: dict[tuple[int, int], Tensor] = {}
 
     def position_table(self, height: int, width: int) -> Tensor:

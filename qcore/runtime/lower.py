@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,12 +13,21 @@ from sam2.modeling.sam2_base import SAM2Base
 from torch import nn
 
 from qcore.models.embedded import EfficientNetLiteTrunk
+from qcore.quant.attention import QuantizedAttention, QuantizedProducts
+from qcore.quant.layers import QuantizedLayer
 from qcore.runtime.efficientnet import FastEfficientNetTrunk
+from qcore.runtime.errors import UnsupportedModuleError
 from qcore.runtime.hiera import FastHiera
-from qcore.runtime.memory_attention import FastMemoryAttention, UnsupportedModuleError
+from qcore.runtime.memory_attention import FastMemoryAttention
 from qcore.runtime.probe import cpu_kernels
+from qcore.runtime.quantized_attention import FastQuantizedAttention
+from qcore.runtime.quantized_efficientnet import FastQuantizedEfficientNetTrunk
+from qcore.runtime.quantized_layers import kernel_layer
 
 log = logging.getLogger(__name__)
+
+_FAST = (FastMemoryAttention, FastHiera, FastEfficientNetTrunk, FastQuantizedEfficientNetTrunk)
+_ROWS_HINT = 1024
 
 
 class Precision(StrEnum):
@@ -41,11 +49,16 @@ class KernelReport:
     """Parts that run on our kernels."""
     kept: tuple[str, ...]
     """Parts left as they were, each with the reason."""
+    is_quantized: bool = False
+    """Whether the model has quantized parts."""
+    integers: bool = False
+    """Whether they run in 8-bit integers where those are exact."""
 
     @property
     def summary(self) -> str:
-        """A few words, e.g. ``CPU bf16``."""
-        return f"{self.device.upper()} {self.precision}"
+        """A few words, e.g. ``CPU bf16`` or ``CPU int8 + fp32``."""
+        arithmetic = f"int8 + {self.precision}" if self.integers else str(self.precision)
+        return f"{self.device.upper()} {arithmetic}"
 
 
 def resolve_precision(device: torch.device, precision: Precision = Precision.AUTO) -> Precision:
@@ -58,37 +71,82 @@ def resolve_precision(device: torch.device, precision: Precision = Precision.AUT
 
 
 def lower(model: SAM2Base, precision: Precision = Precision.AUTO) -> KernelReport:
-    """Swap the trunk and the memory attention for fast kernels, in place; call it after moving the model.
+    """Swap a model's parts for fast kernels, in place; call it after moving the model.
 
     FP32 computes the same function to rounding. BF16 changes masks slightly (mean IoU with float32 above
-    0.99 on real clips). Parts built otherwise, quantized ones for instance, stay as they are. Lowering twice
-    changes nothing.
+    0.99 on real clips). Quantized layers and attentions become kernels that compute what their fake
+    quantizers compute: in 8-bit integers where these are exact and faster on this CPU, else in floats. Parts
+    built otherwise, and quantized parts on other devices, stay as they are. Lowering twice changes nothing.
     """
     device = next(model.parameters()).device
     chosen = resolve_precision(device, precision)
     dtype = torch.bfloat16 if chosen is Precision.BF16 else torch.float32
+    integers = device.type == "cpu" and cpu_kernels().integers
+    quantized = {name for name, module in model.named_modules() if _is_quantized(module)}
     replaced: list[str] = []
     kept: list[str] = []
-
-    def swap(owner: nn.Module, name: str, build: dict[type, Callable[..., nn.Module]]) -> None:
-        module = getattr(owner, name)
-        if isinstance(module, tuple(build.values())):  # type: ignore[arg-type]
-            replaced.append(name)
-            return
-        make = build.get(type(module))
-        if make is None:
-            kept.append(f"{name}: no kernels for {type(module).__name__}")
-            return
-        try:
-            setattr(owner, name, make(module, dtype).eval())
-            replaced.append(name)
-        except UnsupportedModuleError as error:
-            kept.append(f"{name}: {error}")
-
     with torch.no_grad():
-        swap(model, "memory_attention", {MemoryAttention: FastMemoryAttention})
-        trunks = {Hiera: FastHiera, EfficientNetLiteTrunk: FastEfficientNetTrunk}
-        swap(model.image_encoder, "trunk", trunks)  # type: ignore[arg-type]
-    report = KernelReport(device.type, chosen, tuple(replaced), tuple(kept))
+        for owner, name in ((model, "memory_attention"), (model.image_encoder, "trunk")):
+            try:
+                replaced += [name] if _swap(owner, name, dtype, integers) else []
+            except UnsupportedModuleError as error:
+                kept.append(f"{name}: {error}")
+        if quantized and device.type == "cpu":
+            kept += _lower_layers(model, dtype, integers)
+    report = KernelReport(
+        device.type, chosen, tuple(replaced), tuple(kept), bool(quantized), bool(quantized) and integers
+    )
     log.info("kernels: %s", report)
     return report
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    return isinstance(module, (QuantizedLayer, QuantizedProducts))
+
+
+def _swap(owner: nn.Module, name: str, dtype: torch.dtype, integers: bool) -> bool:
+    """Replace a trunk or memory attention; True where it runs on our kernels afterwards."""
+    module = getattr(owner, name)
+    if isinstance(module, _FAST):
+        return True
+    is_quantized = any(_is_quantized(part) for part in module.modules())
+    if is_quantized and next(module.parameters()).device.type != "cpu":
+        raise UnsupportedModuleError("quantized parts have kernels on the CPU only.")
+    if type(module) is MemoryAttention:
+        fast: nn.Module = FastMemoryAttention(module, dtype, integers=integers)
+    elif type(module) is Hiera:
+        fast = FastHiera(module, dtype, integers=integers)
+    elif type(module) is EfficientNetLiteTrunk and is_quantized:
+        fast = FastQuantizedEfficientNetTrunk(module, dtype, integers)
+    elif type(module) is EfficientNetLiteTrunk:
+        fast = FastEfficientNetTrunk(module, dtype)
+    else:
+        raise UnsupportedModuleError(f"no kernels for {type(module).__name__}")
+    setattr(owner, name, fast.eval())
+    return True
+
+
+def _lower_layers(model: SAM2Base, dtype: torch.dtype, integers: bool) -> list[str]:
+    """Replace the quantized layers and attentions that no larger kernel has taken; why some stay."""
+    kept: list[str] = []
+    taken = [name for name, module in model.named_modules() if isinstance(module, _FAST)]
+    for name, module in list(model.named_modules()):
+        inside = next((t for t in taken if name.startswith(f"{t}.")), None)
+        if inside is not None and not name.startswith(f"{inside}.source.patch_embed."):
+            continue
+        try:
+            if isinstance(module, QuantizedAttention) and type(module) is QuantizedAttention:
+                _replace(model, name, FastQuantizedAttention(module, dtype, integers))
+                taken.append(name)
+            elif isinstance(module, QuantizedLayer):
+                _replace(model, name, kernel_layer(module, dtype, _ROWS_HINT, integers))
+                taken.append(name)
+        except UnsupportedModuleError as error:
+            kept.append(f"{name}: {error}")
+            taken.append(name)
+    return kept
+
+
+def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, new.eval())

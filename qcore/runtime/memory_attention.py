@@ -15,18 +15,17 @@ from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.sam.transformer import RoPEAttention
 from torch import Tensor, nn
 
+from qcore.quant.attention import QuantizedRoPEAttention
 from qcore.runtime.attention import attend
+from qcore.runtime.errors import UnsupportedModuleError
 from qcore.runtime.linear import PackedLinear
+from qcore.runtime.quantized_attention import ProductRoundings, attend_rounded
+from qcore.runtime.quantized_layers import FeedForward, LinearKernel, linear_kernel
 
 
-class UnsupportedModuleError(TypeError):
-    """A module differs from what the fast path was written for; the caller keeps the original."""
-
-
-def _split_pairs(linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weight and bias with the output channels reordered: even ones first, then odd ones."""
-    order = torch.cat([torch.arange(0, linear.out_features, 2), torch.arange(1, linear.out_features, 2)])
-    return linear.weight.detach()[order], linear.bias.detach()[order]
+def _pairs_apart(width: int) -> Tensor:
+    """Order of channels that puts the even ones first, then the odd ones."""
+    return torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)])
 
 
 def _rotate(x_bnc: Tensor, cos_nk: Tensor, sin_nk: Tensor) -> Tensor:
@@ -42,30 +41,37 @@ def _rotate(x_bnc: Tensor, cos_nk: Tensor, sin_nk: Tensor) -> Tensor:
 
 
 class _FastRotaryAttention:
-    """One `RoPEAttention` with a single head, as self- or cross-attention."""
+    """One `RoPEAttention` with a single head, as self- or cross-attention; quantized or not."""
 
     def __init__(
-        self, source: RoPEAttention, dtype: torch.dtype, rows_hint: int, narrow_values: bool
+        self,
+        source: RoPEAttention,
+        dtype: torch.dtype,
+        rows_hint: int,
+        narrow_values: bool,
+        integers: bool,
     ) -> None:
         if source.num_heads != 1 or source.internal_dim % 2:
             raise UnsupportedModuleError("The fast path is written for one attention head.")
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            if type(getattr(source, name)) is not nn.Linear:
-                raise UnsupportedModuleError(f"{name} is not a plain linear layer.")
         self.dtype = dtype
+        self.integers = integers
         self.compute_cis = source.compute_cis
-        self.query = PackedLinear(*_split_pairs(source.q_proj), dtype, rows_hint)
-        self.key = PackedLinear(*_split_pairs(source.k_proj), dtype, rows_hint)
-        v_weight, v_bias = source.v_proj.weight.detach(), source.v_proj.bias.detach()
-        o_weight, o_bias = source.out_proj.weight.detach(), source.out_proj.bias.detach()
-        if narrow_values:
+        self.roundings = ProductRoundings.of(source) if isinstance(source, QuantizedRoPEAttention) else None
+        order = _pairs_apart(source.internal_dim)
+        self.query = linear_kernel(source.q_proj, dtype, rows_hint, order=order, integers=integers)
+        self.key = linear_kernel(source.k_proj, dtype, rows_hint, order=order, integers=integers)
+        v_proj, out_proj = source.v_proj, source.out_proj
+        self.value: LinearKernel | None = None
+        if narrow_values and self.roundings is None and type(v_proj) is type(out_proj) is nn.Linear:
+            v_weight, v_bias = v_proj.weight.detach(), v_proj.bias.detach()
+            o_weight, o_bias = out_proj.weight.detach(), out_proj.bias.detach()
             combined = (o_weight.double() @ v_weight.double()).float()
             bias = (o_weight.double() @ v_bias.double() + o_bias.double()).float()
-            self.value = None
-            self.output = PackedLinear(combined, bias, dtype, rows_hint)
+            self.output: LinearKernel = PackedLinear(combined, bias, dtype, rows_hint)
         else:
-            self.value = PackedLinear(v_weight, v_bias, dtype, rows_hint)
-            self.output = PackedLinear(o_weight, o_bias, dtype, rows_hint)
+            # rounded values are not linear in the memory any more
+            self.value = linear_kernel(v_proj, dtype, rows_hint, integers=integers)
+            self.output = linear_kernel(out_proj, dtype, rows_hint, integers=integers)
         self._tables: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
     def tables(self, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -76,7 +82,8 @@ class _FastRotaryAttention:
             if side * side != tokens:
                 raise ValueError(f"Memory attention works on square feature maps, not on {tokens} tokens.")
             cis = self.compute_cis(end_x=side, end_y=side).to(device)
-            found = (cis.real.to(self.dtype).contiguous(), cis.imag.to(self.dtype).contiguous())
+            dtype = self.dtype if self.roundings is None else torch.float32
+            found = (cis.real.to(dtype).contiguous(), cis.imag.to(dtype).contiguous())
             self._tables = {(tokens, device): found}
         return found
 
@@ -89,31 +96,42 @@ class _FastRotaryAttention:
         key_bias_m: Tensor | None = None,
     ) -> Tensor:
         cos, sin = self.tables(q_bnc.shape[1], q_bnc.device)
-        q = _rotate(self.query(q_bnc), cos, sin)
-        k = self.key(k_bmc)
+        # a rounding wants its input as exact as it comes: codes depend on it
+        exact = torch.float32 if self.roundings is not None else self.dtype
+        q = _rotate(self.query(q_bnc).to(exact), cos, sin)
+        k = self.key(k_bmc).to(exact)
         rotated = k.shape[1] - unrotated
         if unrotated:
             k = torch.cat([_rotate(k[:, :rotated].contiguous(), cos, sin), k[:, rotated:]], dim=1)
         else:
             k = _rotate(k, cos, sin)
         v = v_bmd if self.value is None else self.value(v_bmd)
-        return self.output(attend(q, k, v, key_bias_bm=key_bias_m, dtype=self.dtype))
+        if self.roundings is None:
+            return self.output(attend(q, k, v, key_bias_bm=key_bias_m, dtype=self.dtype))
+        return self.output(
+            attend_rounded(
+                q, k, v, self.roundings, key_bias_m=key_bias_m, dtype=self.dtype, integers=self.integers
+            )
+        )
 
 
 class _FastLayer:
     """One layer: self-attention, cross-attention to memory, MLP; residual sums stay in the input's dtype."""
 
-    def __init__(self, source: MemoryAttentionLayer, dtype: torch.dtype, rows_hint: int) -> None:
+    def __init__(
+        self, source: MemoryAttentionLayer, dtype: torch.dtype, rows_hint: int, integers: bool
+    ) -> None:
         if source.pos_enc_at_attn or source.pos_enc_at_cross_attn_queries:
             raise UnsupportedModuleError("Position codes inside attention queries are not covered.")
+        if source.activation is not F.relu:
+            raise UnsupportedModuleError("The feed-forward part's activation is not SAM 2's.")
         self.source = source
-        self.self_attention = _FastRotaryAttention(source.self_attn, dtype, rows_hint, narrow_values=False)
-        self.cross_attention = _FastRotaryAttention(
-            source.cross_attn_image, dtype, rows_hint, narrow_values=True
+        self.self_attention = _FastRotaryAttention(source.self_attn, dtype, rows_hint, False, integers)
+        self.cross_attention = _FastRotaryAttention(source.cross_attn_image, dtype, rows_hint, True, integers)
+        self.feed_forward = FeedForward(
+            linear_kernel(source.linear1, dtype, rows_hint, "relu", integers=integers),
+            linear_kernel(source.linear2, dtype, rows_hint, integers=integers),
         )
-        self.linear1 = PackedLinear.of(source.linear1, dtype, rows_hint)
-        self.linear2 = PackedLinear.of(source.linear2, dtype, rows_hint)
-        self.activation = source.activation
 
     def __call__(
         self, x_bnc: Tensor, k_bmd: Tensor, memory_bmd: Tensor, pointers: int, key_bias_m: Tensor | None
@@ -122,19 +140,28 @@ class _FastLayer:
         x_bnc = x_bnc + self.self_attention(normed, normed, normed)
         normed = self.source.norm2(x_bnc)
         x_bnc = x_bnc + self.cross_attention(normed, k_bmd, memory_bmd, pointers, key_bias_m)
-        hidden = self.activation(self.linear1(self.source.norm3(x_bnc)))
-        return x_bnc + self.linear2(hidden)
+        return x_bnc + self.feed_forward(self.source.norm3(x_bnc))
 
 
 class FastMemoryAttention(nn.Module):
-    """Drop-in for SAM 2's `MemoryAttention` at inference, in float32 (exact) or bfloat16.
+    """Drop-in for SAM 2's `MemoryAttention` at inference, in float32 (exact) or bfloat16, quantized or not.
+
+    Args:
+        source: the module; its parameters are used as they are now.
+        dtype: of the products that integers do not serve.
+        rows_hint: tokens of a frame to expect.
+        integers: whether quantized parts may use integer kernels.
 
     Raises:
         UnsupportedModuleError: the module is built differently from SAM 2's (several heads, say).
     """
 
     def __init__(
-        self, source: MemoryAttention, dtype: torch.dtype = torch.float32, rows_hint: int = 4096
+        self,
+        source: MemoryAttention,
+        dtype: torch.dtype = torch.float32,
+        rows_hint: int = 4096,
+        integers: bool = True,
     ) -> None:
         super().__init__()
         if not source.batch_first:
@@ -144,7 +171,8 @@ class FastMemoryAttention(nn.Module):
         self.d_model = source.d_model
         self.layers = source.layers
         self.dtype = dtype
-        self._fast = [_FastLayer(layer, dtype, rows_hint) for layer in source.layers]
+        self._fast = [_FastLayer(layer, dtype, rows_hint, integers) for layer in source.layers]
+        self._is_quantized = any(isinstance(m, QuantizedRoPEAttention) for m in source.modules())
         self._keys_with_pos = [layer.pos_enc_at_cross_attn_keys for layer in source.layers]
 
     def forward(
@@ -175,7 +203,8 @@ class FastMemoryAttention(nn.Module):
         x_bnc = x_bnc.transpose(0, 1).contiguous()
         memory_bmd = memory.transpose(0, 1).contiguous()
         with_pos = memory_bmd if memory_pos is None else memory_bmd + memory_pos.transpose(0, 1)
-        memory_bmd, with_pos = memory_bmd.to(self.dtype), with_pos.to(self.dtype)
+        if not self._is_quantized:
+            memory_bmd, with_pos = memory_bmd.to(self.dtype), with_pos.to(self.dtype)
         for layer, keys_with_pos in zip(self._fast, self._keys_with_pos, strict=True):
             keys = with_pos if keys_with_pos else memory_bmd
             x_bnc = layer(x_bnc, keys, memory_bmd, num_obj_ptr_tokens, key_bias)

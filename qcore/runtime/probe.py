@@ -19,14 +19,16 @@ from torch import nn
 
 from qcore.runtime.attention import has_packed_linear
 from qcore.runtime.convolution import has_packed_convolution
+from qcore.runtime.integer import IntegerMatrix, has_integer_kernels, sums_full_bytes
 from qcore.runtime.linear import PackedLinear
+from qcore.runtime.rounding import Rounding
 
 log = logging.getLogger(__name__)
 
 MIN_GAIN = 1.15
 """bfloat16 costs accuracy: it must beat float32 by this factor to be chosen."""
 _REPEATS = 5
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,15 @@ class KernelProbe:
     bfloat16_ms: float
     packed_linear: bool
     packed_convolution: bool
+    integer_ms: float | None = None
+    """8-bit integers, with rounding the input; None without such kernels."""
+    full_bytes: bool = False
+    """Whether products of full 8-bit operands are exact (VNNI); else up to 7 bits."""
+
+    @property
+    def integers(self) -> bool:
+        """Whether 8-bit integers beat both kinds of floats: they cost no accuracy, so any gain counts."""
+        return self.integer_ms is not None and self.integer_ms < min(self.float32_ms, self.bfloat16_ms)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -85,7 +96,7 @@ def _one_thread() -> Iterator[None]:
 
 @torch.inference_mode()
 def measure() -> KernelProbe:
-    """Time float32 against bfloat16 on one CPU thread; takes some tens of milliseconds."""
+    """Time float32, bfloat16 and 8-bit integers on one CPU thread; takes some tens of milliseconds."""
     layer = nn.Linear(512, 1024)
     rows = torch.randn(1024, 512)
     times = {}
@@ -94,6 +105,13 @@ def measure() -> KernelProbe:
         operand = rows.to(dtype)
         with _one_thread():
             times[dtype] = _fastest_ms(functools.partial(packed, operand))
+    integer_ms = None
+    if has_integer_kernels():
+        codes = torch.randint(-31, 32, layer.weight.shape, dtype=torch.int8)
+        matrix = IntegerMatrix(codes, torch.ones(codes.shape[0]), None, rows.shape[0])
+        rounding = Rounding(0.1, 31, 63)
+        with _one_thread():
+            integer_ms = round(_fastest_ms(lambda: matrix.multiply(rounding.bytes(rows), 0.1, 31)), 3)
     return KernelProbe(
         processor_name(),
         torch.__version__,
@@ -101,6 +119,8 @@ def measure() -> KernelProbe:
         round(times[torch.bfloat16], 3),
         has_packed_linear(),
         has_packed_convolution(),
+        integer_ms,
+        sums_full_bytes(),
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from qcore.models.embedded import EfficientNetLiteTrunk, EmbeddedArch
 from qcore.runtime import attention, convolution
 from qcore.runtime.efficientnet import FastEfficientNetTrunk
-from qcore.runtime.memory_attention import UnsupportedModuleError
+from qcore.runtime.errors import UnsupportedModuleError
 
 
 @pytest.fixture(params=["lite0", "lite2"])

@@ -7,8 +7,8 @@ import torch
 from sam2.modeling.backbones.hieradet import Hiera
 
 from qcore.runtime import attention, hiera
+from qcore.runtime.errors import UnsupportedModuleError
 from qcore.runtime.hiera import FastHiera
-from qcore.runtime.memory_attention import UnsupportedModuleError
 
 
 def small_trunk(**changes: object) -> Hiera:

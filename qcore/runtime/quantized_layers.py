@@ -1,0 +1,284 @@
+"""Quantized layers as kernels: 8-bit integers where they are exact and faster, else floats.
+
+Every kernel computes what its `QuantizedLayer` computes with fake quantizers, to the rounding of sums; an
+activation that lies within float rounding of the border between two codes may fall on the other side.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from qcore.quant.affine import along_axis
+from qcore.quant.fake_quantize import QuantizerState
+from qcore.quant.layers import QuantizedLayer
+from qcore.runtime.convolution import PackedConv
+from qcore.runtime.errors import UnsupportedModuleError
+from qcore.runtime.integer import IntegerConv, IntegerMatrix, is_exact
+from qcore.runtime.linear import PackedLinear
+from qcore.runtime.rounding import Rounding
+
+
+class LinearKernel(Protocol):
+    """What stands for a linear layer on the fast path."""
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """Map (..., in) to (..., out)."""
+        ...
+
+
+def check_final(layer: QuantizedLayer) -> None:
+    """Refuse a layer that is still being calibrated.
+
+    Raises:
+        UnsupportedModuleError: codes are not final, or a quantizer is not on.
+    """
+    if not layer.weight_quantizer.is_frozen or layer.weight_quantizer.state is not QuantizerState.ON:
+        raise UnsupportedModuleError("A weight is not quantized to final codes.")
+    if layer.input_quantizer is not None and layer.input_quantizer.state is not QuantizerState.ON:
+        raise UnsupportedModuleError("An activation quantizer is not on.")
+
+
+def centred_codes(layer: QuantizedLayer) -> Tensor:
+    """Weight codes minus their zero points, int16, in the weight's shape."""
+    quantizer = layer.weight_quantizer
+    assert quantizer.codes is not None
+    zero = along_axis(quantizer.zero_point, quantizer.codes.ndim, quantizer.axis)
+    return (quantizer.codes.int() - zero).to(torch.int16)
+
+
+def input_rounding(layer: QuantizedLayer, ndim: int) -> Rounding | None:
+    """How the layer rounds what enters; None where it does not."""
+    return None if layer.input_quantizer is None else Rounding.of(layer.input_quantizer, ndim)
+
+
+def runs_on_integers(layer: QuantizedLayer, integers: bool) -> bool:
+    """Whether an integer kernel can stand for the layer on this machine."""
+    rounding = input_rounding(layer, 2)
+    if not integers or rounding is None or not rounding.is_per_tensor:
+        return False
+    if layer.weight.device.type != "cpu":
+        return False
+    return is_exact(rounding.largest, int(centred_codes(layer).abs().max()))
+
+
+class QuantizedLinear:
+    """A `QuantizedLayer` around ``nn.Linear`` as a kernel.
+
+    Args:
+        layer: frozen, its quantizers on.
+        dtype: of the product where integers do not serve.
+        rows_hint: rows to expect.
+        activation: ``none``, ``relu`` or ``gelu``, applied to the result.
+        order: output channels in this order; None for their own.
+        integers: whether integer kernels may be used.
+
+    Raises:
+        UnsupportedModuleError: not a frozen linear layer.
+    """
+
+    def __init__(
+        self,
+        layer: QuantizedLayer,
+        dtype: torch.dtype,
+        rows_hint: int,
+        activation: str = "none",
+        order: Tensor | None = None,
+        integers: bool = True,
+    ) -> None:
+        if type(layer.layer) is not nn.Linear:
+            raise UnsupportedModuleError("A quantized layer is not a linear one.")
+        check_final(layer)
+        order = torch.arange(layer.weight.shape[0]) if order is None else order
+        bias = None if layer.bias is None else layer.bias.detach()[order]
+        scale = layer.weight_quantizer.scale[order]
+        self.rounding = input_rounding(layer, 2)
+        self.activation = activation
+        self.integer: IntegerMatrix | None = None
+        self.float: PackedLinear | None = None
+        if runs_on_integers(layer, integers):
+            self.integer = IntegerMatrix(centred_codes(layer)[order].to(torch.int8), scale, bias, rows_hint)
+            return
+        weight = layer.weight.detach()[order]
+        if self.rounding is not None:
+            weight = weight * self.rounding.scale
+        self.float = PackedLinear(weight, bias, dtype, rows_hint, gelu=activation == "gelu")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map (..., in) to (..., out); float32 from integers, else in the kernel's dtype."""
+        flat = x.reshape(-1, x.shape[-1])
+        if self.integer is not None:
+            assert self.rounding is not None
+            return self.from_bytes(self.rounding.bytes(flat)).view(*x.shape[:-1], -1)
+        assert self.float is not None
+        out = self.float(flat if self.rounding is None else self.rounding.centred(flat))
+        out = torch.relu_(out) if self.activation == "relu" else out
+        return out.view(*x.shape[:-1], -1)
+
+    def from_bytes(self, codes_mk: Tensor) -> Tensor:
+        """The same from input that is rounded already, float32; integer kernels only."""
+        assert self.integer is not None
+        return self.integer.multiply(codes_mk, *self._input(), self.activation)
+
+    def into_bytes(self, x: Tensor, rounding: Rounding) -> Tensor:
+        """The result (rows, out) rounded by what comes next; integer kernels only."""
+        assert self.integer is not None
+        assert self.rounding is not None
+        codes = self.rounding.bytes(x.reshape(-1, x.shape[-1]))
+        into = (float(rounding.scale), int(rounding.zero_point))
+        out = self.integer.multiply(codes, *self._input(), self.activation, into)
+        return out if rounding.largest == 255 else out.clamp_(max=rounding.largest)
+
+    def _input(self) -> tuple[float, int]:
+        assert self.rounding is not None
+        return float(self.rounding.scale), int(self.rounding.zero_point)
+
+
+class FeedForward:
+    """``second(first(x))``; what lies between stays bytes where both run on integers."""
+
+    def __init__(self, first: LinearKernel, second: LinearKernel) -> None:
+        self.first, self.second = first, second
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map (..., in) to (..., out)."""
+        first, second = self.first, self.second
+        if (
+            isinstance(first, QuantizedLinear) and isinstance(second, QuantizedLinear)
+            and first.integer is not None and second.integer is not None and second.rounding is not None
+        ):  # fmt: skip
+            return second.from_bytes(first.into_bytes(x, second.rounding)).view(*x.shape[:-1], -1)
+        return second(first(x))
+
+
+class _FloatRelu:
+    def __init__(self, linear: PackedLinear) -> None:
+        self.linear = linear
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.relu_(self.linear(x))
+
+
+def linear_kernel(
+    module: nn.Module,
+    dtype: torch.dtype,
+    rows_hint: int,
+    activation: str = "none",
+    order: Tensor | None = None,
+    integers: bool = True,
+) -> LinearKernel:
+    """The kernel of a plain or quantized linear layer; see `QuantizedLinear`.
+
+    Raises:
+        UnsupportedModuleError: the module is neither.
+    """
+    if isinstance(module, QuantizedLayer):
+        return QuantizedLinear(module, dtype, rows_hint, activation, order, integers)
+    if type(module) is not nn.Linear:
+        raise UnsupportedModuleError(f"{type(module).__name__} stands where a linear layer is expected.")
+    weight, bias = module.weight.detach(), None if module.bias is None else module.bias.detach()
+    if order is not None:
+        weight, bias = weight[order], None if bias is None else bias[order]
+    packed = PackedLinear(weight, bias, dtype, rows_hint, gelu=activation == "gelu")
+    return _FloatRelu(packed) if activation == "relu" else packed
+
+
+class QuantizedConv:
+    """A `QuantizedLayer` around ``nn.Conv2d`` as a kernel; gives channels-last float32 maps.
+
+    Raises:
+        UnsupportedModuleError: not a frozen convolution with zero padding and equal strides.
+    """
+
+    def __init__(self, layer: QuantizedLayer, dtype: torch.dtype, integers: bool = True) -> None:
+        conv = layer.layer
+        check_final(layer)
+        if not has_simple_geometry(conv):
+            raise UnsupportedModuleError("A quantized layer is not a plain convolution.")
+        assert isinstance(conv, nn.Conv2d)
+        bias = None if layer.bias is None else layer.bias.detach()
+        self.rounding = input_rounding(layer, 4)
+        self.integer: IntegerConv | None = None
+        self.float: PackedConv | None = None
+        if runs_on_integers(layer, integers):
+            self.integer = integer_conv(layer, bias)
+            return
+        weight = layer.weight.detach()
+        if self.rounding is not None:
+            scale = self.rounding.scale
+            # one scale a channel exists for depthwise convolutions only: output channel = input channel
+            weight = weight * (scale if isinstance(scale, float) else scale.view(-1, 1, 1, 1))
+        self.float = PackedConv(conv, dtype, weight=weight)
+
+    def __call__(self, x_bchw: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C', H', W') in float32."""
+        x_bchw = x_bchw.contiguous(memory_format=torch.channels_last)
+        if self.integer is not None:
+            assert self.rounding is not None
+            scale, zero_point = float(self.rounding.scale), int(self.rounding.zero_point)
+            return self.integer.real(self.rounding.bytes(x_bchw), scale, zero_point)
+        assert self.float is not None
+        return self.float(x_bchw if self.rounding is None else self.rounding.centred(x_bchw)).float()
+
+
+def has_simple_geometry(conv: nn.Module) -> bool:
+    """True for a convolution with equal strides and zero padding and no dilation."""
+    return (
+        type(conv) is nn.Conv2d
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+        and len(set(conv.stride)) == len(set(conv.padding)) == 1
+        and set(conv.dilation) == {1}
+    )
+
+
+def integer_conv(layer: QuantizedLayer, bias_o: Tensor | None, scale_o: Tensor | None = None) -> IntegerConv:
+    """The integer kernel of a quantized convolution; ``scale_o`` replaces its weights' scales."""
+    conv = layer.layer
+    assert isinstance(conv, nn.Conv2d)
+    scale_o = layer.weight_quantizer.scale if scale_o is None else scale_o
+    stride, padding = int(conv.stride[0]), int(conv.padding[0])
+    return IntegerConv(
+        centred_codes(layer).to(torch.int8), scale_o, bias_o, stride, padding, int(conv.groups)
+    )
+
+
+class RoundedLayer:
+    """Any other quantized layer: its input rounded, then the layer with the real values of its codes."""
+
+    def __init__(self, layer: QuantizedLayer) -> None:
+        check_final(layer)
+        self.layer = layer.layer
+        self.rounding = input_rounding(layer, 4)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """As the layer."""
+        out: Tensor = self.layer(x if self.rounding is None else self.rounding.real(x))
+        return out
+
+
+class KernelLayer(nn.Module):
+    """A kernel in a model, where the quantized layer was."""
+
+    def __init__(self, kernel: LinearKernel) -> None:
+        super().__init__()
+        self.kernel = kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the layer."""
+        return self.kernel(x)
+
+
+def kernel_layer(layer: QuantizedLayer, dtype: torch.dtype, rows_hint: int, integers: bool) -> KernelLayer:
+    """The module that replaces a quantized layer.
+
+    Raises:
+        UnsupportedModuleError: the layer is still being calibrated.
+    """
+    if type(layer.layer) is nn.Linear:
+        return KernelLayer(QuantizedLinear(layer, dtype, rows_hint, integers=integers))
+    if has_simple_geometry(layer.layer):
+        return KernelLayer(QuantizedConv(layer, dtype, integers))
+    return KernelLayer(RoundedLayer(layer))
