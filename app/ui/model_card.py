@@ -126,7 +126,7 @@ def _cost(row: ModelStatus, speed: ModelSpeed | None) -> str:
         return ""
     if speed is None:
         return tr("Speed on this machine: not measured yet")
-    return tr("{0} ms a frame on this machine ({1} and {2} an object), {3} MB of memory, {4} {5}").format(
+    return tr("{0} ms a frame here ({1} the frame, {2} each object), {3} MB of memory, {4} {5}").format(
         f"{speed.frame_ms:.0f}", f"{speed.encode_ms:.0f}", f"{speed.track_ms:.0f}",
         f"{speed.peak_rss_mb * 1.048576:.0f}", speed.device.upper(), speed.arithmetic,
     )  # fmt: skip

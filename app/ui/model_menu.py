@@ -27,13 +27,14 @@ def build_model_menu(
         if not row.installed:
             continue
         size = "" if row.size_bytes is None else f", {row.size_bytes / 1e6:.0f} MB"
-        action = menu.addAction(f"{row.title.partition(' (')[0]}, {precision_phrase(row.precision)}{size}")
+        action = menu.addAction(f"{row.title}, {precision_phrase(row.precision)}{size}")
         action.setObjectName(f"model:{row.id}")
         action.setToolTip(row.licence)
         action.setCheckable(True)
         action.setChecked(row.id == choice.current)
         action.triggered.connect(lambda _on=False, i=row.id: choice.choose(i))
         models.addAction(action)
+    menu.addSeparator()
     previous = choice.previous
     if previous:
         back = menu.addAction(icons.icon("undo"), tr("Back to {0}").format(previous))

@@ -55,7 +55,7 @@ class MutualKvPanel(QWidget):
         self.cost = self._line()
         inside.addWidget(self.facts)
         inside.addWidget(self.cost)
-        inside.addLayout(self._compare_row())
+        self._add_comparison(inside)
         layout.addWidget(self._details)
         settings.changed.connect(self._changed)
         self._show()
@@ -96,10 +96,8 @@ class MutualKvPanel(QWidget):
         row.addWidget(self.calibrated)
         return row
 
-    def _compare_row(self) -> QHBoxLayout:
-        row = QHBoxLayout()
-        row.setSpacing(GRID)
-        self.compare = QPushButton(tr("Compare"))
+    def _add_comparison(self, column: QVBoxLayout) -> None:
+        self.compare = QPushButton(tr("Compare with and without"))
         self.compare.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.compare.setToolTip(
             tr("Track the next 20 frames without and with sharing; the masks of the project stay as they are")
@@ -108,9 +106,9 @@ class MutualKvPanel(QWidget):
         self.result = self._line()
         self.result.setTextInteractionFlags(Qt.TextInteractionFlag.LinksAccessibleByMouse)
         self.result.linkActivated.connect(self._go_to_worst)
-        row.addWidget(self.compare, 0, Qt.AlignmentFlag.AlignTop)
-        row.addWidget(self.result, 1)
-        return row
+        self.result.hide()
+        column.addWidget(self.compare)
+        column.addWidget(self.result)
 
     @staticmethod
     def _line() -> QLabel:
@@ -164,6 +162,7 @@ class MutualKvPanel(QWidget):
             self.result.setText(tr("Comparing…"))
         elif self.result.text() == tr("Comparing…"):
             self.result.clear()
+        self.result.setVisible(bool(self.result.text()))
 
     def show_comparison(self, found: MutualKvComparison) -> None:
         """What sharing changed on the same frames, and what it saved."""

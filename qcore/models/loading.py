@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import struct
 import warnings
 import zipfile
 from contextlib import AbstractContextManager, nullcontext
@@ -151,6 +152,12 @@ def _arch_json(path: Path) -> str:
     return text
 
 
+_RUBBISH = (
+    RuntimeError, ValueError, EOFError, LookupError, OSError, TypeError, AttributeError, struct.error,
+)  # fmt: skip
+"""What `torch.load` raises, besides `pickle.UnpicklingError`, for bytes that are no checkpoint."""
+
+
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     """The state dict in an official ``.pt`` checkpoint, read without executing any code in it.
 
@@ -168,7 +175,7 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
         raise ModelError(
             f"{path.name} was refused: it is damaged or holds more than weights, such as program code."
         ) from error
-    except (RuntimeError, ValueError, EOFError, KeyError, OSError, TypeError, AttributeError) as error:
+    except _RUBBISH as error:
         log.info("cannot read %s: %s", path, error)
         raise ModelError(f"{path.name} is not a checkpoint, or it is damaged.") from error
     state = content.get("model", content) if isinstance(content, dict) else None

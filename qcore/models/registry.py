@@ -244,17 +244,19 @@ def model_statuses() -> list[ModelStatus]:
     rows: list[ModelStatus] = []
     for spec in [*MODELS.values(), *user_models().values()]:
         path = installed_path(spec)
-        precision, licence = spec.precision, spec.licence
+        title, precision, licence = spec.title, spec.precision, spec.licence
         if path is not None and spec.kind is ModelKind.EMBEDDED:
             try:
                 facts = stored_facts(path)
                 precision, licence = facts.precision, facts.licence or licence
+                if spec.id == "embedded" and not facts.is_bundle:
+                    title = "Embedded"  # this installation has only the full-precision weights
             except ModelError:
                 precision = "damaged"
         rows.append(
             ModelStatus(
                 id=spec.id,
-                title=spec.title,
+                title=title,
                 kind=spec.kind.value,
                 installed=path is not None,
                 precision=precision,

@@ -11,6 +11,7 @@ from PySide6.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLineEdit,
+    QSizePolicy,
     QSlider,
     QToolButton,
     QVBoxLayout,
@@ -73,7 +74,7 @@ class QualityPage(QWidget):
                 self._sizes[row.id] = _weights_mb(row)
         self.bits = _choice(PRESETS, "w6a6")
         self.bits_line = _line()
-        self.size_title = QLabel(tr("Weights at most"))
+        self.size_title = _title(tr("Weights at most"))
         self.largest = QSlider(Qt.Orientation.Horizontal)
         self.largest.setRange(0, _SIZE_STEPS)
         self.largest.setValue(_SIZE_STEPS // 2)
@@ -231,4 +232,14 @@ def _line() -> QLabel:
 
 def _add(form: QFormLayout, title: str, widget: QWidget) -> None:
     widget.setAccessibleName(title)
-    form.addRow(title, widget)
+    label = _title(title)
+    label.setBuddy(widget)
+    form.addRow(label, widget)
+
+
+def _title(text: str) -> QLabel:
+    """A field's name; all of them are as wide, so that the fields of both forms stand in line."""
+    label = QLabel(text)
+    label.setMinimumWidth(label.fontMetrics().horizontalAdvance("M" * 11))
+    label.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+    return label

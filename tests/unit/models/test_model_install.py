@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import random
 from pathlib import Path
 from types import MappingProxyType
 
@@ -26,6 +27,7 @@ from qcore.models import (
 )
 from qcore.models.embedded import ARCH_METADATA_KEY
 from qcore.models.install import download_model, import_model, remove_model, verify_model
+from qcore.models.loading import read_checkpoint
 from qcore.models.official import build_official
 from qcore.models.registry import model_statuses
 
@@ -201,6 +203,15 @@ def test_rubbish_is_refused_in_one_sentence(tmp_path: Path, content: bytes, suff
     with pytest.raises(ModelError) as caught:
         import_model(source)
     assert "\n" not in str(caught.value)
+
+
+def test_random_bytes_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    chance = random.Random(5)
+    source = tmp_path / "rubbish.pt"
+    for length in [1, 2, 3, 5, 8, 13, 40, 200] * 60:
+        source.write_bytes(chance.choice((b"", b"\x80\x02")) + chance.randbytes(length))
+        with pytest.raises(ModelError):
+            read_checkpoint(source)
 
 
 @pytest.mark.parametrize(
