@@ -10,6 +10,9 @@ from typing import TypeVar
 from PySide6.QtCore import QObject, Qt, Signal, Slot
 
 log = logging.getLogger(__name__)
+
+LEAVE_AFTER_S = 2.0
+"""So long the end of the program waits for work that may be left."""
 _T = TypeVar("_T")
 
 
@@ -30,8 +33,13 @@ class Background(QObject):
         done: Callable[[_T], object],
         failed: Callable[[Exception], object],
         name: str = "background",
+        may_be_left: bool = False,
     ) -> None:
-        """Call ``work`` in a thread, then ``done`` with its result or ``failed`` with its error here."""
+        """Call ``work`` in a thread, then ``done`` with its result or ``failed`` with its error here.
+
+        ``may_be_left`` says that the work can be broken off at any moment without loss, as a download can
+        that waits for a server: the program then does not wait for it when it ends.
+        """
 
         def body() -> None:
             try:
@@ -44,12 +52,14 @@ class Background(QObject):
                 self.post(lambda: done(result))
 
         self._threads = [t for t in self._threads if t.is_alive()]
-        thread = threading.Thread(target=body, name=name)
+        thread = threading.Thread(target=body, name=name, daemon=may_be_left)
         self._threads.append(thread)
         thread.start()
 
     def post(self, call: Callable[[], object]) -> None:
         """Call something in the GUI thread; from any thread."""
+        if self._closed:
+            return
         try:
             self._posted.emit(call)
         except RuntimeError:  # the QObject is gone: the program is ending
@@ -64,7 +74,7 @@ class Background(QObject):
         """Wait for what runs; its callbacks are not called any more."""
         self._closed = True
         for thread in self._threads:
-            thread.join()
+            thread.join(LEAVE_AFTER_S if thread.daemon else None)
 
     @Slot(object)
     def _run_posted(self, call: Callable[[], object]) -> None:

@@ -136,6 +136,7 @@ class ModelController(QObject):
             done,
             lambda error: self._download_ended(model_id, error),
             "download",
+            may_be_left=True,
         )
 
     def _download_ended(self, model_id: str, error: Exception) -> None:

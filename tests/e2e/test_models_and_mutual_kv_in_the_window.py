@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from fake_tracking import box
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QApplication, QMenu
+from PySide6.QtWidgets import QApplication, QMenu, QPushButton
+
+from app.ui.calibration.wizard import CalibrationWizard
 
 
 def boxed(d, square=1):
@@ -72,3 +74,18 @@ def test_a_click_alone_notes_which_model_made_its_mask(open_window, engine_backe
     d.key(Qt.Key.Key_T)
     d.tracked()
     assert [run.mutual_kv_epsilon for run in d.project.provenance] == [None, "auto"]
+
+
+def test_a_calibrated_model_is_taken_for_the_project_alone_and_given_back(open_window, engine_backend, clip):
+    d = open_window(engine_backend, clip)
+    d.window.dialogs.show_calibration()
+    wizard = next(w for w in d.window.findChildren(CalibrationWizard))
+    wizard.activated.emit("embedded-fp16", True)
+    wizard.close()
+    d.until(lambda: d.window.engine.model.model_id == "embedded-fp16")
+    assert d.window.model_choice.project_model == "embedded-fp16"
+    assert d.window.settings.value("tracking.model") == "embedded"
+    buttons = d.window.canvas.findChildren(QPushButton)
+    next(b for b in buttons if b.text() == "Back to embedded").click()
+    d.until(lambda: d.window.engine.model.model_id == "embedded")
+    assert d.window.model_choice.project_model == ""

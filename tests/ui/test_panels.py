@@ -166,6 +166,18 @@ def test_background_results_and_errors_come_back_to_the_gui_thread(qtbot):
     assert ("ok", "w1") in got and ("no", threading.main_thread()) in got
 
 
+def test_work_that_may_be_left_does_not_hold_the_end_of_the_program(qtbot, monkeypatch):
+    monkeypatch.setattr("app.ui.background.LEAVE_AFTER_S", 0.05)
+    background, release = Background(), threading.Event()
+    background.run(lambda: release.wait(20), print, print, "stalled", may_be_left=True)
+    (thread,) = background._threads
+    background.shutdown()
+    assert background.is_busy
+    release.set()
+    thread.join(20)
+    assert not background.is_busy
+
+
 def test_mutual_kv_is_one_setting_shown_in_two_places(qtbot, settings):
     panel = MutualKvPanel(settings)
     qtbot.addWidget(panel)
