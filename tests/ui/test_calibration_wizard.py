@@ -169,8 +169,11 @@ def test_pause_and_go_on_then_the_report_offers_to_spare_what_hurts(
     qtbot.waitUntil(lambda: found.pages.currentIndex() == REPORT, timeout=20_000)
     assert found.report.verdict.text() == a_report().verdict()
     for name, start in (("r.html", b"<!DOCTYPE html>"), ("r.pdf", b"%PDF")):
-        found.report.write(tmp_path / name)
+        found.report.export_wanted.emit(a_report(), tmp_path / name)
+        qtbot.waitUntil(lambda n=name: n in found.message.text(), timeout=20_000)
         assert (tmp_path / name).read_bytes().startswith(start)
+    found.report.export_wanted.emit(a_report(), tmp_path / "no folder" / "r.pdf")
+    qtbot.waitUntil(lambda: "No such file" in found.message.text(), timeout=20_000)
     # agreement, layers and losses are pictures in the PDF
     assert (tmp_path / "r.pdf").read_bytes().count(b"/Subtype /Image") == 3
     assert (
@@ -208,7 +211,7 @@ def test_a_stopped_calibration_goes_on_in_another_session(
     (show,) = third.jobs.buttons.values()
     assert show.text() == "Show the report"
     show.click()
-    assert third.pages.currentIndex() == REPORT
+    qtbot.waitUntil(lambda: third.pages.currentIndex() == REPORT, timeout=20_000)
     (job,) = third._controller.waiting()
     third.jobs.discarded.emit(job)
     assert not job.folder.exists() and not third._controller.waiting()
@@ -350,7 +353,7 @@ def test_a_real_calibration_of_a_tiny_model_ends_in_the_model_list(
     )
     found._start_page()
     qtbot.waitUntil(lambda: not found._controller.is_running, timeout=500_000)
-    assert found.pages.currentIndex() == REPORT, found.message.text()
+    qtbot.waitUntil(lambda: found.pages.currentIndex() == REPORT, timeout=20_000)
     job: CalibrationJob = found._controller.job
     assert json.loads(job.report.read_text())["after"]["frame_ms"] > 0
     with qtbot.waitSignal(found.activated, timeout=20_000) as signal:

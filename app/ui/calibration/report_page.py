@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PySide6.QtCore import QBuffer, QByteArray, QIODevice, QMarginsF, QSize, Qt, Signal
-from PySide6.QtGui import QImage, QPageLayout, QPainter, QPdfWriter, QPixmap, QTextDocument
-from PySide6.QtSvg import QSvgRenderer
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QPixmap
 from PySide6.QtWidgets import (
     QFileDialog,
     QGridLayout,
@@ -20,38 +19,10 @@ from PySide6.QtWidgets import (
 )
 
 from app.ui.calibration.charts import LayerChart, UnitChart
+from app.ui.calibration.report_files import ShownReport
 from app.ui.i18n import tr
 from app.ui.theme import GRID
 from qcore.quant.report import CalibrationReport
-from qcore.quant.report_html import agreement_svg, flip_pictures, layers_svg, losses_svg, report_html
-
-PRINT_WIDTH, PRINT_SCALE = 640, 3
-"""Of charts in a PDF: pixels on a page of 96 dots an inch, and how much finer they are drawn."""
-
-
-def printed_charts(report: CalibrationReport) -> dict[str, str]:
-    """The charts as pictures, because Qt's rich text draws no SVG."""
-    drawn = {
-        "agreement": agreement_svg(report), "losses": losses_svg(report), "layers": layers_svg(report)
-    }  # fmt: skip
-    return {name: _picture(svg) if svg else "" for name, svg in drawn.items()}
-
-
-def _picture(svg: str) -> str:
-    renderer = QSvgRenderer(QByteArray(svg.encode()))
-    size = renderer.defaultSize()
-    image = QImage(size * PRINT_SCALE, QImage.Format.Format_RGB32)
-    image.fill(Qt.GlobalColor.white)
-    painter = QPainter(image)
-    renderer.render(painter)
-    painter.end()
-    data = QByteArray()
-    buffer = QBuffer(data)
-    buffer.open(QIODevice.OpenModeFlag.WriteOnly)
-    image.save(buffer, "PNG")  # type: ignore[call-overload]
-    width = min(PRINT_WIDTH, size.width())
-    png = bytes(data.toBase64().data()).decode("ascii")
-    return f'<p><img width="{width}" src="data:image/png;base64,{png}"></p>'
 
 
 class ReportPage(QScrollArea):
@@ -59,6 +30,8 @@ class ReportPage(QScrollArea):
 
     keep_wanted = Signal(object)
     """Globs of a part to keep in full precision in another run."""
+    export_wanted = Signal(object, object)
+    """`CalibrationReport` and the path to write it to."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -67,9 +40,9 @@ class ReportPage(QScrollArea):
         self._report: CalibrationReport | None = None
         self._pictures: list[tuple[QPixmap, QPixmap]] = []
 
-    def show_report(self, report: CalibrationReport) -> None:
+    def show_report(self, shown: ShownReport) -> None:
         """Fill the page."""
-        self._report = report
+        report = self._report = shown.report
         page = QWidget()
         column = QVBoxLayout(page)
         column.setContentsMargins(0, 0, GRID, 0)
@@ -81,7 +54,7 @@ class ReportPage(QScrollArea):
         self.verdict.setFont(font)
         column.addWidget(self.verdict)
         column.addLayout(self._figures(report))
-        self._add_flips(column, report)
+        self._add_flips(column, shown)
         for part in report.parts[:2]:
             if part.hurts:
                 row = QHBoxLayout()
@@ -136,18 +109,10 @@ class ReportPage(QScrollArea):
         grid.setColumnStretch(3, 1)
         return grid
 
-    def _add_flips(self, column: QVBoxLayout, report: CalibrationReport) -> None:
-        self._pictures = []
-        if not report.flips:
+    def _add_flips(self, column: QVBoxLayout, shown: ShownReport) -> None:
+        self._pictures = [(QPixmap.fromImage(a), QPixmap.fromImage(b)) for a, b in shown.flips]
+        if not self._pictures:
             return
-        for flip in report.flips:
-            pair = []
-            for jpeg in flip_pictures(flip):
-                pixmap = QPixmap()
-                pixmap.loadFromData(jpeg)
-                pair.append(pixmap.scaled(QSize(480, 270), Qt.AspectRatioMode.KeepAspectRatio,
-                                          Qt.TransformationMode.SmoothTransformation))  # fmt: skip
-            self._pictures.append((pair[0], pair[1]))
         heading = QLabel(tr("Where they differ most"))
         heading.setProperty("heading", True)
         column.addWidget(heading)
@@ -158,7 +123,7 @@ class ReportPage(QScrollArea):
         self.flip.setCheckable(True)
         self.flip.setAutoDefault(False)
         self.chosen = QSlider(Qt.Orientation.Horizontal)
-        self.chosen.setRange(0, len(report.flips) - 1)
+        self.chosen.setRange(0, len(self._pictures) - 1)
         self.chosen.setAccessibleName(tr("Frame, worst first"))
         self.flip.toggled.connect(lambda _on: self._show_flip())
         self.chosen.valueChanged.connect(lambda _v: self._show_flip())
@@ -180,7 +145,7 @@ class ReportPage(QScrollArea):
         self.caption.setText(text)
 
     def export(self) -> None:
-        """Ask where to, and write the report as HTML or PDF."""
+        """Ask where to, and have the report written as HTML or PDF."""
         if self._report is None:
             return
         name = str(Path.home() / f"{self._report.name}-report.html")
@@ -188,16 +153,4 @@ class ReportPage(QScrollArea):
             self, tr("Export the report"), name, "HTML (*.html);;PDF (*.pdf)"
         )
         if path:
-            self.write(Path(path))
-
-    def write(self, path: Path) -> None:
-        """Write the report in the format of the file's ending."""
-        assert self._report is not None
-        if path.suffix.lower() != ".pdf":
-            path.write_text(report_html(self._report), encoding="utf-8")
-            return
-        document = QTextDocument()
-        document.setHtml(report_html(self._report, printed_charts(self._report)))
-        writer = QPdfWriter(str(path))
-        writer.setPageMargins(QMarginsF(15, 15, 15, 15), QPageLayout.Unit.Millimeter)
-        document.print_(writer)
+            self.export_wanted.emit(self._report, Path(path))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from app.ui.calibration.clips_page import ClipsPage, ProjectClip
 from app.ui.calibration.controller import CalibrationController, on_battery
 from app.ui.calibration.jobs_list import JobsList
 from app.ui.calibration.quality_page import QualityPage
+from app.ui.calibration.report_files import ShownReport, read_report, write_report
 from app.ui.calibration.report_page import ReportPage
 from app.ui.i18n import duration_phrase, tr
 from app.ui.theme import GRID
@@ -73,6 +74,7 @@ class CalibrationWizard(QDialog):
         self._requests: list[ClipRequest] = []
         self._estimator: CalibrationProcess | None = None
         self._estimated_for: object = None
+        self._is_closed = False
         self._battery_checked = 0.0
         self._scratch = tempfile.TemporaryDirectory(prefix="qminisam2-")
         self.setWindowTitle(tr("Calibrate for my videos"))
@@ -115,6 +117,7 @@ class CalibrationWizard(QDialog):
         controller.stopped.connect(self._stopped)
         controller.paused_changed.connect(self._paused_changed)
         self.report.keep_wanted.connect(self._run_again)
+        self.report.export_wanted.connect(self._export)
         self.quality.changed.connect(self._estimate)
         self.quality.name_changed.connect(self._show_page)
         self.jobs.resumed.connect(self._resume)
@@ -258,6 +261,7 @@ class CalibrationWizard(QDialog):
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """The calibration goes on; only measuring stops."""
+        self._is_closed = True
         estimator, self._estimator = self._estimator, None
         if estimator is not None:
             estimator.kill()
@@ -336,14 +340,32 @@ class CalibrationWizard(QDialog):
             self.chart.add(str(event["module"]), float(event["loss"]))
 
     def _finished(self, job: CalibrationJob) -> None:
-        try:
-            value = json.loads(job.report.read_text(encoding="utf-8"))
-            self.report.show_report(CalibrationReport.from_json(value))
-        except (OSError, ValueError) as error:
-            self._failed(sentence(error))
-            return
-        self.pages.setCurrentIndex(REPORT)
-        self._show_page()
+        def done(shown: ShownReport) -> None:
+            self.report.show_report(shown)
+            self.pages.setCurrentIndex(REPORT)
+            self._show_page()
+
+        self._background.run(
+            lambda: read_report(job.report), self._while_open(done), self._while_open(self._problem), "report"
+        )
+
+    def _while_open(self, call: Callable[[Any], None]) -> Callable[[Any], None]:
+        """The same, but nothing once the wizard was closed."""
+        return lambda value: None if self._is_closed else call(value)
+
+    def _export(self, report: CalibrationReport, path: Path) -> None:
+        def done(_none: None) -> None:
+            self.message.setText(tr("The report is written to {0}.").format(path))
+
+        self._background.run(
+            lambda: write_report(report, path),
+            self._while_open(done),
+            self._while_open(self._problem),
+            "export",
+        )
+
+    def _problem(self, error: Exception) -> None:
+        self._failed(str(error) if isinstance(error, ValueError) else sentence(error))
 
     def _failed(self, text: str) -> None:
         self.message.setText(text)
@@ -365,7 +387,6 @@ class CalibrationWizard(QDialog):
             self.activated.emit(spec.id, self.own.isChecked())
             self.close()
 
-        def failed(error: Exception) -> None:
-            self._failed(sentence(error))
-
-        self._background.run(lambda: import_model(bundle), done, failed, "use model")
+        self._background.run(
+            lambda: import_model(bundle), self._while_open(done), self._while_open(self._problem), "use model"
+        )
