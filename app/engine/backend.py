@@ -140,7 +140,7 @@ class QcoreBackend:
         return LoadedModel(
             model, model_id, title, _device_title(chosen), precision,
             None if header is None else header.epsilon, header is None or header.log_bias,
-            _back_end(chosen, str(kernels.precision)), (kernels.replaced, kernels.kept), _devices(),
+            _back_end(chosen, kernels.arithmetic), (kernels.replaced, kernels.kept), _devices(),
         )  # fmt: skip
 
     def open_session(self, loaded: LoadedModel, frames: Any, recall: Recall) -> TrackingSession:

@@ -121,7 +121,7 @@ def measure_model(id_or_path: str, frames: Sequence[Rgb], device: str = "cpu") -
         1000 * statistics.median(track_s[_WARM_UP:]),
         peak_rss_bytes() / 2**20,
         kernels.device,
-        str(kernels.precision),
+        kernels.arithmetic,
         torch.get_num_threads(),
     )
 

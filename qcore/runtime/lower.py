@@ -55,10 +55,14 @@ class KernelReport:
     """Whether they run in 8-bit integers where those are exact."""
 
     @property
+    def arithmetic(self) -> str:
+        """Of the large products, e.g. ``bf16`` or ``int8 + fp32``."""
+        return f"int8 + {self.precision}" if self.integers else str(self.precision)
+
+    @property
     def summary(self) -> str:
         """A few words, e.g. ``CPU bf16`` or ``CPU int8 + fp32``."""
-        arithmetic = f"int8 + {self.precision}" if self.integers else str(self.precision)
-        return f"{self.device.upper()} {arithmetic}"
+        return f"{self.device.upper()} {self.arithmetic}"
 
 
 def resolve_precision(device: torch.device, precision: Precision = Precision.AUTO) -> Precision:
