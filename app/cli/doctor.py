@@ -130,14 +130,19 @@ def _processor() -> str:
 
 def _kernels() -> dict[str, str]:
     from qcore.runtime import cpu_kernels
+    from qcore.runtime.probe import cache_file
 
     probe = cpu_kernels()
+    integers = "none" if probe.integer_ms is None else f"{probe.integer_ms:.2f} ms"
     return {
-        "cpu arithmetic": str(probe.dtype).removeprefix("torch."),
+        "cpu arithmetic": probe.summary,
         "float32 product": f"{probe.float32_ms:.2f} ms",
         "bfloat16 product": f"{probe.bfloat16_ms:.2f} ms",
+        "8-bit integer product": integers,
+        "exact in integers": "all bit widths up to 8" if probe.full_bytes else "up to 7 bits, or 8 by 6",
         "packed linear": "yes" if probe.packed_linear else "no",
         "packed convolution": "yes" if probe.packed_convolution else "no",
+        "measured once, kept in": str(cache_file()),
     }
 
 

@@ -53,6 +53,12 @@ class KernelProbe:
         return self.integer_ms is not None and self.integer_ms < min(self.float32_ms, self.bfloat16_ms)
 
     @property
+    def summary(self) -> str:
+        """A few words: what plain and quantized models run in, e.g. ``fp32; quantized int8 + fp32``."""
+        plain = "bf16" if self.dtype is torch.bfloat16 else "fp32"
+        return f"{plain}; quantized {'int8 + ' if self.integers else ''}{plain}"
+
+    @property
     def dtype(self) -> torch.dtype:
         """bfloat16 where it is clearly faster than float32, else float32."""
         return torch.bfloat16 if self.bfloat16_ms * MIN_GAIN < self.float32_ms else torch.float32

@@ -72,7 +72,7 @@ def test_the_doctor_names_versions_devices_models_and_folders(capsys: pytest.Cap
     assert found["ok"] is True
     assert found["packages"]["torch"] == torch.__version__
     assert "cpu" in found["devices"]
-    assert found["kernels"]["cpu arithmetic"] in ("float32", "bfloat16")
+    assert found["kernels"]["cpu arithmetic"].startswith(("fp32; quantized ", "bf16; quantized "))
     assert found["models"]["embedded"].endswith(", installed")
     assert found["folders"]["models"] == str(models_dir())
 
