@@ -9,7 +9,6 @@ from PySide6.QtWidgets import (
     QFormLayout,
     QHBoxLayout,
     QLabel,
-    QProgressBar,
     QPushButton,
     QVBoxLayout,
     QWidget,
@@ -17,6 +16,7 @@ from PySide6.QtWidgets import (
 
 from app.ui import icons
 from app.ui.i18n import tr
+from app.ui.level_bar import LevelBar
 from app.ui.shortcuts import ActionRegistry
 from app.ui.theme import GRID
 
@@ -60,9 +60,7 @@ class FramePanel(QWidget):
         form.setVerticalSpacing(GRID // 2)
         row = QHBoxLayout()
         row.setSpacing(GRID)
-        self.confidence_bar = QProgressBar()
-        self.confidence_bar.setRange(0, 100)
-        self.confidence_bar.setTextVisible(False)
+        self.confidence_bar = LevelBar()
         self.confidence = QLabel()
         self.confidence.setMinimumWidth(self.confidence.fontMetrics().horizontalAdvance("0.00") + 4)
         self.attention = QLabel()
@@ -101,7 +99,7 @@ class FramePanel(QWidget):
         self.accept.setVisible(has_mask)
         if facts.confidence is not None:
             self.confidence.setText(f"{facts.confidence:.2f}")
-            self.confidence_bar.setValue(round(100 * facts.confidence))
+            self.confidence_bar.set_share(facts.confidence)
         self.attention.setVisible(facts.needs_attention)
         self.source.setText(facts.source)
         self.area.setText(facts.area)

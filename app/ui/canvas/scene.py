@@ -64,13 +64,17 @@ class Scene:
 
     def set_layers(self, layers: Sequence[MaskLayer]) -> None:
         """Show these masks, the last on top, the selected one above all."""
-        self.layers = tuple(sorted(layers, key=lambda layer: layer.selected))
+        arranged = tuple(sorted(layers, key=lambda layer: layer.selected))
+        if len(arranged) == len(self.layers) and all(map(_looks_alike, arranged, self.layers)):
+            return  # drawing them is what costs
+        self.layers = arranged
         self._compare()
 
     def set_reference(self, mask_hw: MaskArray | None) -> None:
         """Highlight where the selected mask differs from this one; None ends it."""
-        self._reference = mask_hw
-        self._compare()
+        if mask_hw is not self._reference:
+            self._reference = mask_hw
+            self._compare()
 
     def touch(self) -> None:
         """Draw everything anew next time."""
@@ -120,6 +124,14 @@ class Scene:
                 painter.fillPath(to_widget(path, view.transform), warning)
         painter.end()
         return image
+
+
+def _looks_alike(one: MaskLayer, other: MaskLayer) -> bool:
+    """Whether two layers are drawn the same; arrays that are shown do not change."""
+    return one.mask_hw is other.mask_hw and (
+        (one.object_id, one.color, one.selected, one.protected)
+        == (other.object_id, other.color, other.selected, other.protected)
+    )
 
 
 def new_image(view: View, image_format: QImage.Format) -> QImage:
