@@ -16,6 +16,8 @@ from torch import Tensor
 
 QUERY_BLOCK = 128
 """Queries handled at a time: 64 to 256 are within 8 % of each other, 512 falls out of the cache."""
+_PLAIN_BLOCK = 192
+"""The same for plain products, whose scores live in one buffer."""
 
 
 @functools.cache
@@ -68,6 +70,7 @@ def attend(
     scale: float | None = None,
     key_bias_bm: Tensor | None = None,
     dtype: torch.dtype | None = None,
+    packed: bool = True,
 ) -> Tensor:
     """``softmax(queries keys^T * scale + key_bias) values`` for one head.
 
@@ -78,6 +81,8 @@ def attend(
         scale: factor on the scores, 1/sqrt(c) by default.
         key_bias_bm: (batch, m) or (m,), added to every query's scores: the log-count weight of merged keys.
         dtype: arithmetic of the products and the softmax, bfloat16 or float32; the queries' by default.
+        packed: re-lay keys and values for oneDNN on the CPU; else BLAS takes them as they are, which some
+            processors do faster in float32 (see `probe`).
 
     Returns:
         (batch, n, d) in the queries' dtype. Agrees with `scaled_dot_product_attention` to 1e-5 in float32.
@@ -95,6 +100,15 @@ def attend(
     mixed = queries_bnc.new_empty((*queries_bnc.shape[:2], values_bmd.shape[-1]))
     for index in range(queries_bnc.shape[0]):
         bias = None if key_bias_bm is None else key_bias_bm[index].to(work)
+        if not packed and work is torch.float32:
+            _attend_plain(
+                queries_bnc[index].float() * scale,
+                keys_bmc[index].float(),
+                values_bmd[index].float(),
+                bias,
+                mixed[index],
+            )
+            continue
         keys = PackedMatrix(keys_bmc[index].to(work), bias)
         values = PackedMatrix(values_bmd[index].to(work).t())
         scaled = (queries_bnc[index] * scale).to(work)
@@ -102,3 +116,20 @@ def attend(
             scores = keys.multiply(scaled[start : start + QUERY_BLOCK])
             mixed[index, start : start + QUERY_BLOCK] = values.multiply(torch.softmax(scores, dim=-1))
     return mixed
+
+
+def _attend_plain(
+    queries_nc: Tensor, keys_mc: Tensor, values_md: Tensor, bias_m: Tensor | None, mixed_nd: Tensor
+) -> None:
+    """One batch element, in float32, into ``mixed_nd``; a block's scores overwrite the ones before."""
+    buffer = queries_nc.new_empty((min(_PLAIN_BLOCK, queries_nc.shape[0]), keys_mc.shape[0]))
+    keys_cm = keys_mc.t()
+    for start in range(0, queries_nc.shape[0], _PLAIN_BLOCK):
+        block = queries_nc[start : start + _PLAIN_BLOCK]
+        scores = buffer[: block.shape[0]]
+        if bias_m is None:
+            torch.mm(block, keys_cm, out=scores)
+        else:
+            torch.addmm(bias_m, block, keys_cm, out=scores)
+        torch.softmax(scores, dim=-1, out=scores)
+        mixed_nd[start : start + _PLAIN_BLOCK] = torch.mm(scores, values_md)

@@ -51,7 +51,9 @@ def _join_windows(windows: Tensor, side: int, padded: tuple[int, int], size: tup
 class _FastBlock:
     """One `MultiScaleBlock`."""
 
-    def __init__(self, source: MultiScaleBlock, dtype: torch.dtype, rows_hint: int, integers: bool) -> None:
+    def __init__(
+        self, source: MultiScaleBlock, dtype: torch.dtype, rows_hint: int, integers: bool, packed: bool
+    ) -> None:
         attention, layers = source.attn, source.mlp.layers
         if len(layers) != 2:
             raise UnsupportedModuleError("The trunk's feed-forward parts are not SAM 2's.")
@@ -73,7 +75,7 @@ class _FastBlock:
         self.mlp = FeedForward(kernel(layers[0], "gelu"), kernel(layers[1]))
         self.shortcut = kernel(source.proj) if source.dim != source.dim_out else None
         self.dtype = dtype if type(attention.qkv) is nn.Linear else torch.float32
-        self.product_dtype, self.integers = dtype, integers
+        self.product_dtype, self.integers, self.packed = dtype, integers, packed
 
     def __call__(self, x_bhwc: Tensor) -> Tensor:
         normed = self.norm1(x_bhwc).to(self.dtype)
@@ -107,7 +109,7 @@ class _FastBlock:
         if self.roundings is not None:
             mixed = self._attend_rounded(queries, keys, values, self.roundings)
         elif keys.shape[1] > SMALL_WINDOW:
-            mixed = attend(queries, keys, values)
+            mixed = attend(queries, keys, values, packed=self.packed)
         else:
             scores = torch.bmm(queries * depth**-0.5, keys.transpose(1, 2))
             mixed = torch.bmm(torch.softmax(scores, dim=-1), values)
@@ -133,6 +135,7 @@ class FastHiera(nn.Module):
         dtype: torch.dtype = torch.float32,
         rows_hint: int = 4096,
         integers: bool = True,
+        packed: bool = True,
     ) -> None:
         super().__init__()
         if not source.return_interm_layers:
@@ -141,7 +144,7 @@ class FastHiera(nn.Module):
         self.channel_list = source.channel_list
         self.stage_ends = frozenset(source.stage_ends)
         self.dtype = dtype
-        self._fast = [_FastBlock(block, dtype, rows_hint, integers) for block in source.blocks]
+        self._fast = [_FastBlock(block, dtype, rows_hint, integers, packed) for block in source.blocks]
         self._positions: dict[tuple[int, int], Tensor] = {}
 
     def position_table(self, height: int, width: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch import nn
 from qcore.models.embedded import EfficientNetLiteTrunk
 from qcore.quant.attention import QuantizedAttention, QuantizedProducts
 from qcore.quant.layers import QuantizedLayer
+from qcore.runtime.allocator import keep_freed_memory
 from qcore.runtime.efficientnet import FastEfficientNetTrunk
 from qcore.runtime.errors import UnsupportedModuleError
 from qcore.runtime.hiera import FastHiera
@@ -83,16 +84,19 @@ def lower(model: SAM2Base, precision: Precision = Precision.AUTO) -> KernelRepor
     built otherwise, and quantized parts on other devices, stay as they are. Lowering twice changes nothing.
     """
     device = next(model.parameters()).device
+    if device.type == "cpu":
+        keep_freed_memory()
     chosen = resolve_precision(device, precision)
     dtype = torch.bfloat16 if chosen is Precision.BF16 else torch.float32
     integers = device.type == "cpu" and cpu_kernels().integers
+    packed = device.type != "cpu" or cpu_kernels().packs_attention
     quantized = {name for name, module in model.named_modules() if _is_quantized(module)}
     replaced: list[str] = []
     kept: list[str] = []
     with torch.no_grad():
         for owner, name in ((model, "memory_attention"), (model.image_encoder, "trunk")):
             try:
-                replaced += [name] if _swap(owner, name, dtype, integers) else []
+                replaced += [name] if _swap(owner, name, dtype, integers, packed) else []
             except UnsupportedModuleError as error:
                 kept.append(f"{name}: {error}")
         if quantized and device.type == "cpu":
@@ -108,7 +112,7 @@ def _is_quantized(module: nn.Module) -> bool:
     return isinstance(module, (QuantizedLayer, QuantizedProducts))
 
 
-def _swap(owner: nn.Module, name: str, dtype: torch.dtype, integers: bool) -> bool:
+def _swap(owner: nn.Module, name: str, dtype: torch.dtype, integers: bool, packed: bool) -> bool:
     """Replace a trunk or memory attention; True where it runs on our kernels afterwards."""
     module = getattr(owner, name)
     if isinstance(module, _FAST):
@@ -117,9 +121,9 @@ def _swap(owner: nn.Module, name: str, dtype: torch.dtype, integers: bool) -> bo
     if is_quantized and next(module.parameters()).device.type != "cpu":
         raise UnsupportedModuleError("quantized parts have kernels on the CPU only.")
     if type(module) is MemoryAttention:
-        fast: nn.Module = FastMemoryAttention(module, dtype, integers=integers)
+        fast: nn.Module = FastMemoryAttention(module, dtype, integers=integers, packed=packed)
     elif type(module) is Hiera:
-        fast = FastHiera(module, dtype, integers=integers)
+        fast = FastHiera(module, dtype, integers=integers, packed=packed)
     elif type(module) is EfficientNetLiteTrunk and is_quantized:
         fast = FastQuantizedEfficientNetTrunk(module, dtype, integers)
     elif type(module) is EfficientNetLiteTrunk:

@@ -50,11 +50,12 @@ class _FastRotaryAttention:
         rows_hint: int,
         narrow_values: bool,
         integers: bool,
+        packed: bool,
     ) -> None:
         if source.num_heads != 1 or source.internal_dim % 2:
             raise UnsupportedModuleError("The fast path is written for one attention head.")
         self.dtype = dtype
-        self.integers = integers
+        self.integers, self.packed = integers, packed
         self.compute_cis = source.compute_cis
         self.roundings = ProductRoundings.of(source) if isinstance(source, QuantizedRoPEAttention) else None
         order = _pairs_apart(source.internal_dim)
@@ -107,7 +108,8 @@ class _FastRotaryAttention:
             k = _rotate(k, cos, sin)
         v = v_bmd if self.value is None else self.value(v_bmd)
         if self.roundings is None:
-            return self.output(attend(q, k, v, key_bias_bm=key_bias_m, dtype=self.dtype))
+            mixed = attend(q, k, v, key_bias_bm=key_bias_m, dtype=self.dtype, packed=self.packed)
+            return self.output(mixed)
         return self.output(
             attend_rounded(
                 q, k, v, self.roundings, key_bias_m=key_bias_m, dtype=self.dtype, integers=self.integers
@@ -119,15 +121,24 @@ class _FastLayer:
     """One layer: self-attention, cross-attention to memory, MLP; residual sums stay in the input's dtype."""
 
     def __init__(
-        self, source: MemoryAttentionLayer, dtype: torch.dtype, rows_hint: int, integers: bool
+        self,
+        source: MemoryAttentionLayer,
+        dtype: torch.dtype,
+        rows_hint: int,
+        integers: bool,
+        packed: bool,
     ) -> None:
         if source.pos_enc_at_attn or source.pos_enc_at_cross_attn_queries:
             raise UnsupportedModuleError("Position codes inside attention queries are not covered.")
         if source.activation is not F.relu:
             raise UnsupportedModuleError("The feed-forward part's activation is not SAM 2's.")
         self.source = source
-        self.self_attention = _FastRotaryAttention(source.self_attn, dtype, rows_hint, False, integers)
-        self.cross_attention = _FastRotaryAttention(source.cross_attn_image, dtype, rows_hint, True, integers)
+        self.self_attention = _FastRotaryAttention(
+            source.self_attn, dtype, rows_hint, False, integers, packed
+        )
+        self.cross_attention = _FastRotaryAttention(
+            source.cross_attn_image, dtype, rows_hint, True, integers, packed
+        )
         self.feed_forward = FeedForward(
             linear_kernel(source.linear1, dtype, rows_hint, "relu", integers=integers),
             linear_kernel(source.linear2, dtype, rows_hint, integers=integers),
@@ -151,6 +162,7 @@ class FastMemoryAttention(nn.Module):
         dtype: of the products that integers do not serve.
         rows_hint: tokens of a frame to expect.
         integers: whether quantized parts may use integer kernels.
+        packed: whether attention re-lays keys and values (see `attend`).
 
     Raises:
         UnsupportedModuleError: the module is built differently from SAM 2's (several heads, say).
@@ -162,6 +174,7 @@ class FastMemoryAttention(nn.Module):
         dtype: torch.dtype = torch.float32,
         rows_hint: int = 4096,
         integers: bool = True,
+        packed: bool = True,
     ) -> None:
         super().__init__()
         if not source.batch_first:
@@ -171,7 +184,7 @@ class FastMemoryAttention(nn.Module):
         self.d_model = source.d_model
         self.layers = source.layers
         self.dtype = dtype
-        self._fast = [_FastLayer(layer, dtype, rows_hint, integers) for layer in source.layers]
+        self._fast = [_FastLayer(layer, dtype, rows_hint, integers, packed) for layer in source.layers]
         self._is_quantized = any(isinstance(m, QuantizedRoPEAttention) for m in source.modules())
         self._keys_with_pos = [layer.pos_enc_at_cross_attn_keys for layer in source.layers]
 

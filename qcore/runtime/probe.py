@@ -17,7 +17,7 @@ import platformdirs
 import torch
 from torch import nn
 
-from qcore.runtime.attention import has_packed_linear
+from qcore.runtime.attention import attend, has_packed_linear
 from qcore.runtime.convolution import has_packed_convolution
 from qcore.runtime.integer import IntegerMatrix, has_integer_kernels, sums_full_bytes
 from qcore.runtime.linear import PackedLinear
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 MIN_GAIN = 1.15
 """bfloat16 costs accuracy: it must beat float32 by this factor to be chosen."""
 _REPEATS = 5
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,15 @@ class KernelProbe:
     """8-bit integers, with rounding the input; None without such kernels."""
     full_bytes: bool = False
     """Whether products of full 8-bit operands are exact (VNNI); else up to 7 bits."""
+    packed_attention_ms: float = 0.0
+    """float32 attention with keys and values re-laid for oneDNN."""
+    plain_attention_ms: float = 0.0
+    """The same with BLAS products."""
+
+    @property
+    def packs_attention(self) -> bool:
+        """Whether keys and values are re-laid first."""
+        return self.packed_attention_ms <= self.plain_attention_ms
 
     @property
     def integers(self) -> bool:
@@ -118,6 +127,12 @@ def measure() -> KernelProbe:
         rounding = Rounding(0.1, 31, 63)
         with _one_thread():
             integer_ms = round(_fastest_ms(lambda: matrix.multiply(rounding.bytes(rows), 0.1, 31)), 3)
+    attention = []
+    queries, keys, values = torch.randn(1, 256, 128), torch.randn(1, 1024, 128), torch.randn(1, 1024, 64)
+    for is_packed in (True, False):
+        with _one_thread():
+            call = functools.partial(attend, queries, keys, values, packed=is_packed)
+            attention.append(round(_fastest_ms(call), 3))
     return KernelProbe(
         processor_name(),
         torch.__version__,
@@ -127,6 +142,7 @@ def measure() -> KernelProbe:
         has_packed_convolution(),
         integer_ms,
         sums_full_bytes(),
+        *attention,
     )
 
 

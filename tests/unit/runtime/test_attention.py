@@ -34,20 +34,21 @@ def memory_attention(grid: int, d_model: int = 64, mem_dim: int = 16, heads: int
     return MemoryAttention(d_model=d_model, pos_enc_at_input=True, layer=layer, num_layers=2).eval()
 
 
-@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("products", ["packed", "not packed here", "plain"])
 @pytest.mark.parametrize("queries", [1, 130, 256])
 def test_blocked_attention_equals_pytorch_in_fp32(
-    queries: int, packed: bool, monkeypatch: pytest.MonkeyPatch
+    queries: int, products: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not packed:
+    if products == "not packed here":
         monkeypatch.setattr(attention, "has_packed_linear", lambda: False)
+    packed = products != "plain"
     torch.manual_seed(0)
     q, k, v = torch.randn(2, queries, 32), torch.randn(2, 77, 32), torch.randn(2, 77, 8)
     bias = torch.rand(77)
     expected = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], attn_mask=bias[None])[:, 0]
-    assert torch.allclose(attention.attend(q, k, v, key_bias_bm=bias), expected, atol=1e-5)
+    assert torch.allclose(attention.attend(q, k, v, key_bias_bm=bias, packed=packed), expected, atol=1e-5)
     plain = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
-    assert torch.allclose(attention.attend(q, k, v), plain, atol=1e-5)
+    assert torch.allclose(attention.attend(q, k, v, packed=packed), plain, atol=1e-5)
 
 
 def test_bf16_attention_stays_within_bf16_rounding() -> None:
@@ -75,8 +76,9 @@ def test_fast_memory_attention_equals_sam2(frames: int, pointers: int, batch: in
     expected = module(
         **{name: v.clone() if isinstance(v, torch.Tensor) else v for name, v in arguments.items()}
     )
-    exact = FastMemoryAttention(module)(**arguments)
-    assert torch.allclose(exact, expected, atol=2e-5)
+    for packed in (True, False):
+        exact = FastMemoryAttention(module, packed=packed)(**arguments)
+        assert torch.allclose(exact, expected, atol=2e-5)
     rounded = FastMemoryAttention(module, dtype=torch.bfloat16)(**arguments)
     assert rounded.dtype == torch.float32
     assert (rounded - expected).norm() / expected.norm() < 2e-2
