@@ -81,41 +81,52 @@ class _StraightThrough(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, axis: int | None, grad_scale: float
     ) -> Tensor:
-        ctx.save_for_backward(x, scale, zero_point)
-        ctx.bits, ctx.axis, ctx.grad_scale = bits, axis, grad_scale
-        return _fake_quantize_kernel(x, scale, zero_point, bits, axis)
+        s, inverse, low, high = _constants(scale, zero_point, bits, x, axis)
+        ratio = x * inverse
+        nearest = torch.round(ratio)
+        step = torch.clamp(nearest, low, high)
+        ctx.save_for_backward(ratio, step, nearest.eq_(step), scale)
+        ctx.axis, ctx.grad_scale = axis, grad_scale
+        return step * s
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = gradients
-        x, scale, zero_point = ctx.saved_tensors
-        s = along_axis(scale, x.ndim, ctx.axis)
-        z = along_axis(zero_point, x.ndim, ctx.axis).to(x.dtype)
-        ratio = x * (1.0 / s)
-        nearest = torch.round(ratio)
-        step = nearest.clamp(-z, quant_max(ctx.bits) - z)
-        inside = step == nearest
-        grad_x = grad * inside if ctx.needs_input_grad[0] else None
-        grad_s = None
+        ratio, step, inside, scale = ctx.saved_tensors
+        grad_x, grad_s = grad * inside, None
         if ctx.needs_input_grad[1]:
-            slope = grad * (step - ratio * inside)
+            # sum of grad (round(x/s) - x/s) inside and of grad (code - z) outside
+            slope = grad * step
+            slope.addcmul_(grad_x, ratio, value=-1.0)
             if ctx.axis is None:
                 grad_s = slope.sum().view(scale.shape)
             else:
-                grad_s = slope.sum(dim=[d for d in range(x.ndim) if d != ctx.axis % x.ndim])
+                grad_s = slope.sum(dim=[d for d in range(grad.ndim) if d != ctx.axis % grad.ndim])
             grad_s = grad_s * ctx.grad_scale
-        return grad_x, grad_s, None, None, None, None
+        return grad_x if ctx.needs_input_grad[0] else None, grad_s, None, None, None, None
+
+
+def _constants(
+    scale: Tensor, zero_point: Tensor, bits: int, x: Tensor, axis: int | None
+) -> tuple[Any, Any, Any, Any]:
+    """Scale, 1 / scale, smallest and largest code minus zero point, shaped to broadcast.
+
+    One scale for everything becomes plain numbers on the CPU, where they are faster than tensors; each is
+    a float32 already, so nothing is rounded again.
+    """
+    s, z = along_axis(scale.detach(), x.ndim, axis), along_axis(zero_point, x.ndim, axis).to(scale.dtype)
+    constants = s, 1.0 / s, -z, quant_max(bits) - z
+    if scale.numel() == 1 and x.device.type == "cpu":
+        return tuple(float(value) for value in constants)  # type: ignore[return-value]
+    return constants
 
 
 def _fake_quantize_kernel(
     x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, axis: int | None
 ) -> Tensor:
-    """One fused pass of torch's own kernel; the tests hold it against `quantize` and `dequantize`."""
-    if axis is None:
-        return torch.fake_quantize_per_tensor_affine(
-            x, scale.reshape(1), zero_point.reshape(1), 0, quant_max(bits)
-        )
-    return torch.fake_quantize_per_channel_affine(x, scale, zero_point, axis % x.ndim, 0, quant_max(bits))
+    """Four plain passes in place, several times as fast on a CPU as torch's own fake-quantize kernels."""
+    s, inverse, low, high = _constants(scale, zero_point, bits, x, axis)
+    return (x * inverse).round_().clamp_(low, high).mul_(s)
 
 
 def fake_quantize(

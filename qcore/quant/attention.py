@@ -33,6 +33,9 @@ class QuantizedProducts(nn.Module):
     key_quantizer: ActivationQuantizer
     value_quantizer: ActivationQuantizer
     probs_quantizer: ActivationQuantizer | LogSoftmaxQuantizer
+    query_rows: Tensor | None
+    """Indices of the queries to answer, all by default: rows of an attention do not depend on each other,
+    so fitting can do with some of them."""
 
     @classmethod
     def adopt(
@@ -53,12 +56,15 @@ class QuantizedProducts(nn.Module):
             new.add_module(name, child)
         new.query_quantizer, new.key_quantizer, new.value_quantizer = query, key, value
         new.probs_quantizer = probs
+        new.query_rows = None
         return new
 
     def _attend(
         self, q_bhnd: Tensor, k_bhmd: Tensor, v_bhmd: Tensor, key_bias_m: Tensor | None = None
     ) -> Tensor:
         """softmax(q k^T / sqrt(d) + key_bias) v with both products' operands rounded; (B, heads, N, d)."""
+        if self.query_rows is not None:
+            q_bhnd = q_bhnd[:, :, self.query_rows]
         q, k, v = self.query_quantizer(q_bhnd), self.key_quantizer(k_bhmd), self.value_quantizer(v_bhmd)
         bias = None if key_bias_m is None else key_bias_m.to(q.dtype)[None]
         if self.probs_quantizer.state is QuantizerState.OFF:

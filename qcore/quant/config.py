@@ -63,7 +63,7 @@ class ReconstructionConfig:
     """``weights`` (AdaRound), ``weights_then_activations`` (BRECQ) or ``joint`` (QDrop and later)."""
     p_fp: float = 0.5
     """Probability that an element stays unquantized while a unit is fitted (QDrop); always 0 afterwards."""
-    batch_size: int = 4
+    batch_size: int = 2
     rounding_lr: float | None = None
     """Adam step for V; None: 1e-3 at 20 000 iterations, larger for fewer so that V can still cross zero."""
     step_lr: float = 2e-3

@@ -24,14 +24,16 @@ from qcore.quant.layers import output_axis
 from qcore.quant.observers import make_observer, observe_weight
 from qcore.quant.pipeline import observe
 from qcore.quant.reconstruct import UnitData, reconstruct_unit
+from qcore.quant.replay import StageReplay
 from qcore.quant.rollout import STAGES, StageCall, roll_out
 from qcore.quant.targets import make_plan
-from qcore.quant.units import Unit, capture, find_units
+from qcore.quant.units import Unit, find_units
 
 _ITERATIONS = 3
 _FRAMES = 3
-_ROLLOUTS = 6
-"""Passes over all frames besides observing: originals, one a stage, and the choice of epsilon."""
+_ROLLOUTS = 5
+"""Passes over all frames besides observing, in rollouts of the original: the finished blocks of both models,
+and a rollout a stage with its quantized prefix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +142,11 @@ def _measure_unit(
     """Seconds the unit will take: what grows with the frames, and what grows with the iterations."""
     assert config.reconstruction is not None
     calls = inputs[unit.stage]
+    replays = [StageReplay(model, unit.stage, calls) for model in (quantized, teacher)]
+    for replay in replays:
+        replay.advance(unit)  # what comes before is computed once for all units
     began = clock()
-    data = UnitData.of(unit, capture(quantized, unit, calls, 0), capture(teacher, unit, calls, 0))
+    data = UnitData.of(unit, *(replay.capture(unit, 0) for replay in replays))
     marks: list[float] = []
     reconstruct_unit(unit, data, trial, 0, None, lambda iteration, loss: marks.append(clock()))
     whole = clock() - began

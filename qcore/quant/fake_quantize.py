@@ -33,6 +33,30 @@ class QuantizerState(StrEnum):
     """Rounds it."""
 
 
+class Chances:
+    """Random masks, True with probability ``p``: stretches from random places of one pool of bits.
+
+    Drawing every mask anew would take longer than the rounding that it hides.
+    """
+
+    _POOL = 1 << 20
+
+    def __init__(self, p: float, generator: torch.Generator) -> None:
+        self.p, self.generator = p, generator
+        self._pool = torch.rand(self._POOL if p > 0 else 1, generator=generator) < p
+
+    def draw(self, like: Tensor) -> Tensor:
+        """A mask of the shape and on the device of ``like``."""
+        count = like.numel()
+        self._pool = self._pool.to(like.device)
+        start = int(torch.randint(len(self._pool), (1,), generator=self.generator))
+        parts = []
+        while count > 0:
+            parts.append(self._pool[start : start + count])
+            count, start = count - parts[-1].numel(), 0
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(like.shape)
+
+
 class TensorQuantizer(nn.Module):
     """Base of everything that rounds an activation; subclasses define `_round`."""
 
@@ -42,13 +66,12 @@ class TensorQuantizer(nn.Module):
         self.bits = bits
         self.state = QuantizerState.OFF
         self.p_fp = 0.0
-        self.generator: torch.Generator | None = None
+        self.chances: Chances | None = None
 
     def _drop(self, original: Tensor, rounded: Tensor) -> Tensor:
-        if self.p_fp == 0.0:
+        if self.p_fp == 0.0 or self.chances is None:
             return rounded
-        chance = torch.rand(original.shape, generator=self.generator, device="cpu").to(original.device)
-        return torch.where(chance < self.p_fp, original, rounded)
+        return torch.where(self.chances.draw(original), original, rounded)
 
     def finish_observing(self) -> None:
         """Turn statistics into quantization parameters and forget the statistics."""
@@ -189,15 +212,15 @@ def set_state(
 
 
 @contextmanager
-def dropping(root: nn.Module, p_fp: float, generator: torch.Generator | None = None) -> Iterator[None]:
+def dropping(root: nn.Module, chances: Chances) -> Iterator[None]:
     """QDrop inside the block: activation quantizers below ``root`` leave elements alone with probability
-    p_fp.
+    ``chances.p``.
     """
     touched = [q for _, q in quantizers(root) if isinstance(q, TensorQuantizer)]
     for quantizer in touched:
-        quantizer.p_fp, quantizer.generator = p_fp, generator
+        quantizer.p_fp, quantizer.chances = chances.p, chances
     try:
         yield
     finally:
         for quantizer in touched:
-            quantizer.p_fp, quantizer.generator = 0.0, None
+            quantizer.p_fp, quantizer.chances = 0.0, None

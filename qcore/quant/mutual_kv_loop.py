@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
 from qcore.quant.bundle_header import MutualKvHeader
-from qcore.quant.calibration_data import CalibrationClip
 from qcore.quant.config import QuantConfig
 from qcore.quant.reconstruct import MergeMemories
-from qcore.quant.rollout import roll_out
+from qcore.quant.rollout import StageCall
 from qcore.quant.units import UnitCall
 from qcore.tracking.mutual_kv import (
     Grouping,
@@ -30,12 +28,11 @@ from qcore.tracking.mutual_kv import (
 )
 
 
-def choose_epsilon(
-    model: SAM2Base, clips: Sequence[CalibrationClip], config: QuantConfig
-) -> MutualKvHeader | None:
+def choose_epsilon(calls: Sequence[StageCall], config: QuantConfig) -> MutualKvHeader | None:
     """The threshold to calibrate and run with: the configured one, or the one that leaves the wished groups.
 
     ``target_groups`` is a share of the memory frames; the prompted frame always keeps its own keys.
+    ``calls`` are the original's recorded inputs of the memory attention.
     """
     settings = config.mutual_kv
     if settings is None:
@@ -44,7 +41,7 @@ def choose_epsilon(
         return MutualKvHeader(settings.epsilon, settings.log_bias)
     similarities: list[Similarity] = []
     frame_counts: list[int] = []
-    for call in roll_out(model, clips[:4], ["memory_attention"])["memory_attention"]:
+    for call in calls:
         frames = _memory_frames(call.kwargs)
         if len(frames) > 2:
             similarities.append(_similarity(frames[1:][::-1]))

@@ -19,6 +19,10 @@ from qcore.quant.affine import QuantizationError, fake_quantize, qparams_from_ra
 SAMPLE_PER_CALL = 4096
 SAMPLE_LIMIT = 1 << 16
 SEARCH_LIMIT = 1 << 14
+LEAST_PER_CHANNEL = 512
+"""Values of each channel that a search sees at least, once so many were sampled."""
+_SEARCH_ELEMENTS = 1 << 20
+"""Values times candidates rounded at a time."""
 
 
 class Observer(ABC):
@@ -33,7 +37,7 @@ class Observer(ABC):
         rows_cn = self._rows(x.detach().float())
         if rows_cn.numel() == 0:
             return
-        lo, hi = rows_cn.aminmax(dim=1)
+        lo, hi = rows_cn.amin(dim=1), rows_cn.amax(dim=1)
         if not (torch.isfinite(lo).all() and torch.isfinite(hi).all()):
             raise QuantizationError("An activation is not finite; the model or a calibration clip is broken.")
         self._collect(rows_cn, lo, hi)
@@ -49,10 +53,17 @@ class Observer(ABC):
         return scale, zero_point
 
     def _rows(self, x: Tensor) -> Tensor:
-        """(C, n) per channel or (1, n)."""
-        if self.axis is None:
+        """(C, n) per channel or (1, n); a view where memory allows, the order of values does not matter."""
+        if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+            x = x.permute(0, 2, 3, 1)
+            axis = None if self.axis is None else (0, 3, 1, 2)[self.axis % 4]
+        else:
+            axis = self.axis
+        if axis is None:
             return x.reshape(1, -1)
-        return x.movedim(self.axis, 0).flatten(1)
+        if axis % x.ndim == x.ndim - 1:
+            return x.reshape(-1, x.shape[-1]).T
+        return x.movedim(axis, 0).flatten(1)
 
     @abstractmethod
     def _collect(self, rows_cn: Tensor, lo_c: Tensor, hi_c: Tensor) -> None: ...
@@ -109,7 +120,8 @@ class _SamplingObserver(Observer):
             index = torch.randint(n, (per_channel,), generator=self._generator).to(rows_cn.device)
             rows_cn = rows_cn[:, index]
         self._chunks.append(rows_cn.clone())
-        if sum(chunk.numel() for chunk in self._chunks) > SAMPLE_LIMIT:
+        most = max(SAMPLE_LIMIT, 4 * LEAST_PER_CHANNEL * channels)
+        if sum(chunk.numel() for chunk in self._chunks) > most:
             pooled = torch.cat(self._chunks, dim=1)
             keep = torch.randperm(pooled.shape[1], generator=self._generator)[: pooled.shape[1] // 2]
             self._chunks = [pooled[:, keep.to(pooled.device)]]
@@ -170,29 +182,38 @@ class MseObserver(_SamplingObserver):
         move_lo: bool = True,
         move_hi: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        sample_cn = self._search_sample()
-        best_lo, best_hi = best_lo.clone(), best_hi.clone()
-        best_error = self._error(sample_cn, best_lo, best_hi, bits, symmetric)
-        for step in range(100):
-            shrink = 1.0 - 0.01 * step
-            lo = from_lo * shrink if move_lo else from_lo
-            hi = from_hi * shrink if move_hi else from_hi
-            error = self._error(sample_cn, lo, hi, bits, symmetric)
-            better = error < best_error
-            best_error = torch.where(better, error, best_error)
-            best_lo, best_hi = torch.where(better, lo, best_lo), torch.where(better, hi, best_hi)
-        return best_lo, best_hi
+        shrinks = [1.0 - 0.01 * step for step in range(100)]
+        candidates = [
+            (from_lo * shrink if move_lo else from_lo, from_hi * shrink if move_hi else from_hi)
+            for shrink in shrinks
+        ]
+        candidates.insert(0, (best_lo, best_hi))
+        los_kc, his_kc = (torch.stack(ends) for ends in zip(*candidates))
+        best_c = range_errors(self._search_sample(), los_kc, his_kc, bits, symmetric, self.power).argmin(0)
+        return los_kc.gather(0, best_c[None])[0], his_kc.gather(0, best_c[None])[0]
 
     def _search_sample(self) -> Tensor:
-        """At most 2^14 values: enough for a mean error, and the search makes hundreds of passes."""
+        """At most 2^14 values, or 512 a channel: enough for a mean error, and hundreds of ranges are
+        tried.
+        """
         sample_cn = self.sample_cn
-        keep = max(64, SEARCH_LIMIT // sample_cn.shape[0])
+        keep = max(LEAST_PER_CHANNEL, SEARCH_LIMIT // sample_cn.shape[0])
         return sample_cn[:, :: max(1, sample_cn.shape[1] // keep)].contiguous()
 
-    def _error(self, sample_cn: Tensor, lo: Tensor, hi: Tensor, bits: int, symmetric: bool) -> Tensor:
-        scale, zero_point = qparams_from_range(lo, hi, bits, symmetric)
-        difference = fake_quantize(sample_cn, scale, zero_point, bits, axis=0) - sample_cn
-        return difference.abs().pow(self.power).mean(dim=1)
+
+def range_errors(
+    values_cn: Tensor, los_kc: Tensor, his_kc: Tensor, bits: int, symmetric: bool, power: float
+) -> Tensor:
+    """Mean |x - x_hat|^power (k, C) of every channel's values under each of k ranges."""
+    channels, count = values_cn.shape
+    at_once = max(1, _SEARCH_ELEMENTS // values_cn.numel())
+    errors = []
+    for los, his in zip(los_kc.split(at_once), his_kc.split(at_once)):
+        scale, zero_point = qparams_from_range(los.reshape(-1), his.reshape(-1), bits, symmetric)
+        rows = values_cn.expand(len(los), channels, count).reshape(-1, count)
+        difference = fake_quantize(rows, scale, zero_point, bits, axis=0).sub_(rows).abs_()
+        errors.append(difference.pow_(power).mean(dim=1).view(len(los), channels))
+    return torch.cat(errors)
 
 
 def make_observer(kind: str, axis: int | None, seed: int = 0) -> Observer:
@@ -229,13 +250,7 @@ def observe_weight(weight: Tensor, kind: str, axis: int, bits: int, symmetric: b
     power = {"mse": 2.0, "lapq": 2.4}.get(kind)
     if power is None:
         raise QuantizationError(f"Weights are observed by minmax, mse or lapq, not {kind!r}.")
-    best = torch.full_like(lo, torch.inf)
-    scale, zero_point = qparams_from_range(lo, hi, bits, symmetric)
-    for step in range(40):
-        shrink = 1.0 - 0.015 * step
-        trial_s, trial_z = qparams_from_range(lo * shrink, hi * shrink, bits, symmetric)
-        error = (fake_quantize(rows_cn, trial_s, trial_z, bits, 0) - rows_cn).abs().pow(power).mean(1)
-        better = error < best
-        best = torch.where(better, error, best)
-        scale, zero_point = torch.where(better, trial_s, scale), torch.where(better, trial_z, zero_point)
-    return scale, zero_point
+    shrinks = torch.tensor([1.0 - 0.015 * step for step in range(40)], device=lo.device)[:, None]
+    best_c = range_errors(rows_cn, lo * shrinks, hi * shrinks, bits, symmetric, power).argmin(0)
+    shrink_c = shrinks[best_c, 0]
+    return qparams_from_range(lo * shrink_c, hi * shrink_c, bits, symmetric)

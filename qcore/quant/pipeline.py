@@ -31,9 +31,10 @@ from qcore.quant.insertion import insert
 from qcore.quant.layers import QuantizedLayer
 from qcore.quant.mutual_kv_loop import choose_epsilon, merging
 from qcore.quant.reconstruct import UnitData, UnitReport, reconstruct_unit
-from qcore.quant.rollout import roll_out
+from qcore.quant.replay import StageReplay
+from qcore.quant.rollout import STAGES, ImageFeatures, StageCall, roll_out
 from qcore.quant.targets import Plan, make_plan
-from qcore.quant.units import Unit, capture, find_units
+from qcore.quant.units import Unit, find_units
 
 log = logging.getLogger(__name__)
 
@@ -140,13 +141,15 @@ def quantize_model(
     teacher = prepare_weights(model, clips, config)
     quantized = insert(teacher, config, plan)
     # lines 2 and 3: observe weights and, with every quantizer off, activations
-    observe(quantized, clips, config, lambda share: tracker.step("observe", "", 0.02 + 0.08 * share))
+    originals = observe(
+        quantized, clips, config, STAGES, lambda share: tracker.step("observe", "", 0.02 + 0.08 * share)
+    )
     stage_s["observe"] = time.monotonic() - started
     # line 4: enable
     set_state(quantized, weights=QuantizerState.ON, activations=QuantizerState.ON)
-    mutual_kv = choose_epsilon(teacher, clips, config)
+    mutual_kv = choose_epsilon(originals["memory_attention"], config)
     # lines 5 to 7: reconstruct unit by unit
-    reports = _reconstruct(quantized, teacher, clips, config, mutual_kv, tracker, checkpoints)
+    reports = _reconstruct(quantized, teacher, clips, originals, config, mutual_kv, tracker, checkpoints)
     stage_s["reconstruct"] = time.monotonic() - started - stage_s["observe"]
     # line 8: what is not fitted rounds to nearest; everything is final
     freeze(quantized)
@@ -176,11 +179,13 @@ def observe(
     quantized: nn.Module,
     clips: Sequence[CalibrationClip],
     config: QuantConfig,
+    record: Sequence[str] = (),
     on_share: Callable[[float], None] = lambda share: None,
-) -> None:
+) -> dict[str, list[StageCall]]:
     """Lines 2 and 3: ranges of weights from the weights, of activations from a full-precision rollout.
 
     A quantizer that no data reaches (a head that tracking never uses) is removed from its layer and reported.
+    Returns the recorded inputs of the stages in ``record``: an observing model is still the original.
     """
     for _, module in quantized.named_modules():
         if isinstance(module, QuantizedLayer):
@@ -194,7 +199,7 @@ def observe(
         seen += 1
         on_share(seen / frames)
 
-    roll_out(quantized, clips, after_frame=after_frame)
+    recorded = roll_out(quantized, clips, record, after_frame)
     set_state(quantized, activations=QuantizerState.OFF)
     for name, module in list(quantized.named_modules()):
         if isinstance(module, QuantizedLayer) and module.input_quantizer is not None:
@@ -205,12 +210,14 @@ def observe(
                 log.info("%s is not used in tracking: its input stays in floating point", name)
         elif isinstance(module, TensorQuantizer) and not name.endswith("input_quantizer"):
             module.finish_observing()
+    return recorded
 
 
 def _reconstruct(
     quantized: nn.Module,
     teacher: nn.Module,
     clips: Sequence[CalibrationClip],
+    originals: dict[str, list[StageCall]],
     config: QuantConfig,
     mutual_kv: MutualKvHeader | None,
     tracker: _Tracker,
@@ -221,15 +228,19 @@ def _reconstruct(
         return []
     units = find_units(quantized, teacher, config.reconstruction.unit)
     reports: list[UnitReport] = []
-    originals = roll_out(teacher, clips, sorted({unit.stage for unit in units}))
+    images: ImageFeatures | None = None
     for stage in dict.fromkeys(unit.stage for unit in units):
         in_stage = [unit for unit in units if unit.stage == stage]
         if all(checkpoints.holds(unit.name) for unit in in_stage):
             for unit in in_stage:
                 reports.append(checkpoints.restore(unit))
             continue
-        with _later_stages_exact(quantized, stage):
-            inputs = roll_out(quantized, clips, [stage])[stage]
+        inputs = originals[stage]
+        if stage != STAGES[0]:  # images are the same for both models
+            images = images or ImageFeatures(quantized, clips)
+            with _later_stages_exact(quantized, stage):
+                inputs = roll_out(quantized, clips, [stage], images=images)[stage]
+        ours, theirs = StageReplay(quantized, stage, inputs), StageReplay(teacher, stage, originals[stage])
         for unit in in_stage:
             index = units.index(unit)
 
@@ -245,11 +256,7 @@ def _reconstruct(
                 reports.append(checkpoints.restore(unit))
                 continue
             seed = config.seed * 100_003 + index
-            data = UnitData.of(
-                unit,
-                capture(quantized, unit, inputs, seed),
-                capture(teacher, unit, originals[stage], seed),
-            )
+            data = UnitData.of(unit, ours.capture(unit, seed), theirs.capture(unit, seed))
             merge = merging(mutual_kv, config) if unit.is_cross_attention else None
             reports.append(reconstruct_unit(unit, data, config, seed, merge, on_iteration))
             checkpoints.keep(unit, reports[-1])

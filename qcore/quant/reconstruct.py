@@ -12,18 +12,30 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from qcore.quant.adaround import LearnedRounding, annealed_beta
+from qcore.quant.attention import QuantizedRoPEAttention
 from qcore.quant.config import HvqConfig, QuantConfig, ReconstructionConfig
-from qcore.quant.fake_quantize import ActivationQuantizer, QuantizerState, dropping, quantizers, set_state
+from qcore.quant.fake_quantize import (
+    ActivationQuantizer,
+    Chances,
+    QuantizerState,
+    dropping,
+    quantizers,
+    set_state,
+)
 from qcore.quant.hvq import hierarchy_loss, rms_of, sample_triple, total_loss
 from qcore.quant.layers import QuantizedLayer
-from qcore.quant.units import Unit, UnitCall, run, stack
+from qcore.quant.units import Unit, UnitCall, compact, run, stack, widen
+
+_ROWS = 144
+"""Queries of a memory attention that are answered in an iteration."""
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +72,11 @@ class UnitData:
     @torch.no_grad()
     def of(cls, unit: Unit, quantized: list[UnitCall], original: list[UnitCall]) -> UnitData:
         """Compute the targets."""
-        return cls(quantized, original, [run(unit.teacher, call) for call in original])
+        return cls(
+            quantized,
+            original,
+            [tuple(compact(out) for out in run(unit.teacher, call)) for call in original],
+        )
 
 
 class _Learned:
@@ -181,14 +197,15 @@ def _optimize(
     # V keeps its step (AdaRound); steps and biases anneal by cosine to 0 (QDrop)
     constant = {0} if learned.roundings else set()
     sampler = _Sampler(data, config.hvq, settings.batch_size, generator)
-    with torch.enable_grad(), dropping(unit.module, settings.p_fp, generator):
+    chances = Chances(settings.p_fp, generator)
+    with torch.enable_grad(), dropping(unit.module, chances):
         for iteration in range(iterations):
             progress = iteration / iterations
             for index, (group, lr) in enumerate(zip(optimizer.param_groups, base_lrs)):
                 decay = 1.0 if index in constant else 0.5 * (1 + math.cos(math.pi * progress))
                 group["lr"] = lr * decay
             learned.apply_steps()
-            loss = _iteration_loss(unit, data, config, sampler, merge, progress, generator)
+            loss = _iteration_loss(unit, data, config, sampler, merge, progress, chances)
             beta = annealed_beta(progress, *settings.beta_range, settings.warmup)
             if beta is not None and learned.roundings:
                 regularizer = torch.stack([r.regularizer(beta) for r in learned.roundings]).sum()
@@ -208,38 +225,60 @@ def _iteration_loss(
     sampler: _Sampler,
     merge: MergeMemories | None,
     progress: float,
-    generator: torch.Generator,
+    chances: Chances,
 ) -> Tensor:
     settings = config.reconstruction
     assert settings is not None
     indices, temporal, semantic = sampler.draw()
 
+    def target(index: int, output: int = 0) -> Tensor:
+        whole = widen(data.targets[index][output])
+        return whole if rows is None else whole[:, rows]
+
     def quantized_output(chosen: Sequence[int]) -> tuple[Tensor, ...]:
-        mixed = [_mix(data.quantized[i], data.original[i], settings.p_fp, generator) for i in chosen]
-        if merge is None:
+        mixed = [_mix(data.quantized[i], data.original[i], chances) for i in chosen]
+        if merge is None and all(sampler.alike(i, chosen[0]) for i in chosen):
             return run(unit.module, stack(mixed))
-        # groups differ from call to call, and with them the number of keys: no common batch
-        single = [run(unit.module, merge(call, progress)) for call in mixed]
+        # the number of memories or of their groups differs from call to call: no common batch
+        single = [run(unit.module, call if merge is None else merge(call, progress)) for call in mixed]
         return tuple(torch.cat(parts) for parts in zip(*single))
 
-    targets = tuple(torch.cat([data.targets[i][k] for i in indices]) for k in range(len(data.targets[0])))
-    outputs = quantized_output(indices)
-    reconstruction = rec_loss(outputs, targets, unit.channel_dim, settings.loss_power, settings.normalise)
-    if config.hvq is None:
-        return reconstruction
-
-    anchor = data.targets[indices[0]][0]
-
-    def past(index: int | None) -> tuple[Tensor, Tensor] | None:
-        # the prompted frame has more tokens in the decoder than tracked ones: nothing to compare there
-        if index is None or data.targets[index][0].shape != anchor.shape:
-            return None
-        return quantized_output([index])[0], data.targets[index][0]
-
-    hierarchy = hierarchy_loss(
-        anchor, outputs[0][: len(anchor)], past(temporal), past(semantic), unit.channel_dim, config.hvq
-    )
+    # the prompted frame has more tokens in the decoder than tracked ones: nothing to compare there
+    shape = data.targets[indices[0]][0].shape
+    past = [
+        None if index is None or data.targets[index][0].shape != shape else index
+        for index in (temporal, semantic)
+    ]
+    with _some_rows(unit, shape[1], chances.generator) as rows:
+        parts = quantized_output([*indices, *(index for index in past if index is not None)])
+        targets = tuple(torch.cat([target(i, k) for i in indices]) for k in range(len(parts)))
+        anchor = target(indices[0])
+        count = len(targets[0])
+        outputs = tuple(part[:count] for part in parts)
+        reconstruction = rec_loss(outputs, targets, unit.channel_dim, settings.loss_power, settings.normalise)
+        if config.hvq is None:
+            return reconstruction
+        rest = list(parts[0][count:].split(len(anchor)))
+        near, far = (None if index is None else (rest.pop(0), target(index)) for index in past)
+    hierarchy = hierarchy_loss(anchor, outputs[0][: len(anchor)], near, far, unit.channel_dim, config.hvq)
     return total_loss(hierarchy, reconstruction, config.hvq)
+
+
+@contextmanager
+def _some_rows(unit: Unit, queries: int, generator: torch.Generator) -> Iterator[Tensor | None]:
+    """A memory attention answers a random part of its queries in this iteration; which ones, or None for
+    all.
+    """
+    module = unit.module
+    if not isinstance(module, QuantizedRoPEAttention) or queries <= _ROWS:
+        yield None
+        return
+    rows = torch.randperm(queries, generator=generator)[:_ROWS]
+    module.query_rows = rows.to(next(module.parameters()).device)
+    try:
+        yield module.query_rows
+    finally:
+        module.query_rows = None
 
 
 def rec_loss(
@@ -255,11 +294,11 @@ def rec_loss(
     return torch.stack(losses).sum()
 
 
-def _mix(quantized: UnitCall, original: UnitCall, p_fp: float, generator: torch.Generator) -> UnitCall:
-    """QDrop's input: each element from the original with probability ``p_fp``, independently for each
+def _mix(quantized: UnitCall, original: UnitCall, chances: Chances) -> UnitCall:
+    """QDrop's input: each element from the original with probability ``chances.p``, independently for each
     tensor.
     """
-    if p_fp == 0.0:
+    if chances.p == 0.0:
         return quantized
 
     def choose(a: object, b: object) -> object:
@@ -267,7 +306,7 @@ def _mix(quantized: UnitCall, original: UnitCall, p_fp: float, generator: torch.
             return a
         if not a.is_floating_point():
             return a
-        return torch.where(torch.rand(a.shape, generator=generator).to(a.device) < p_fp, b, a)
+        return torch.where(chances.draw(a), widen(b), widen(a))
 
     return UnitCall(
         quantized.clip,
@@ -294,6 +333,10 @@ class _Sampler:
         self._clips: dict[int, list[int]] = {}
         for clip, frame in sorted(self._of):
             self._clips.setdefault(clip, []).append(frame)
+
+    def alike(self, first: int, second: int) -> bool:
+        """Whether two calls have inputs of the same shapes."""
+        return self._signature[first] == self._signature[second]
 
     def draw(self) -> tuple[list[int], int | None, int | None]:
         """(indices of the batch, index of the temporal frame, of the semantic frame)."""
@@ -323,7 +366,8 @@ def _hard_loss(unit: Unit, data: UnitData, merge: MergeMemories | None, limit: i
         call = data.quantized[index]
         if merge is not None:
             call = merge(call, 1.0)
-        total += float(rec_loss(run(unit.module, call), data.targets[index], unit.channel_dim, 2.0, True))
+        targets = tuple(map(widen, data.targets[index]))
+        total += float(rec_loss(run(unit.module, call), targets, unit.channel_dim, 2.0, True))
         count += 1
     return total / max(1, count)
 

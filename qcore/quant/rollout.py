@@ -43,12 +43,38 @@ def detach(value: Any) -> Any:
     return value
 
 
+class ImageFeatures:
+    """What a finished image encoder gives for each frame, computed once for all later rollouts."""
+
+    def __init__(self, model: Any, clips: Sequence[CalibrationClip]) -> None:
+        device = next(model.parameters()).device
+        self._levels: dict[tuple[int, int], list[Tensor]] = {}
+        self._positions: list[Tensor] = []
+        with torch.no_grad():
+            for clip_index, clip in enumerate(clips):
+                for frame_index, frame in enumerate(clip.frames):
+                    out = model.forward_image(image_tensor(frame, model.image_size, device))
+                    self._levels[clip_index, frame_index] = out["backbone_fpn"]
+                    # position codes are large and the same for every frame
+                    self._positions = self._positions or list(out["vision_pos_enc"])
+
+    def backbone(self, clip: int, frame: int) -> dict[str, Any]:
+        """What `SAM2Base.forward_image` gave."""
+        levels = self._levels[clip, frame]
+        return {
+            "vision_features": levels[-1],
+            "vision_pos_enc": list(self._positions),
+            "backbone_fpn": list(levels),
+        }
+
+
 @torch.no_grad()
 def roll_out(
     model: Any,
     clips: Sequence[CalibrationClip],
     record: Sequence[str] = (),
     after_frame: Callable[[int, int], None] | None = None,
+    images: ImageFeatures | None = None,
 ) -> dict[str, list[StageCall]]:
     """Track each clip's object from its box on the first frame through all its frames.
 
@@ -56,7 +82,9 @@ def roll_out(
         model: a `SAM2Base`, quantized or not.
         clips: with boxes (see `with_prompts`).
         record: names among `STAGES` whose inputs are wanted; the decoder's call of the first frame is one
-        of them. after_frame: called with (clip, frame) after each frame; raise from it to stop.
+            of them.
+        after_frame: called with (clip, frame) after each frame; raise from it to stop.
+        images: a finished image encoder's outputs for these clips.
 
     Returns:
         The recorded calls by stage, in order.
@@ -69,7 +97,10 @@ def roll_out(
             outputs: dict[str, dict[int, Any]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
             for frame_index, frame in enumerate(clip.frames):
                 position[:] = clip_index, frame_index
-                backbone = model.forward_image(image_tensor(frame, model.image_size, device))
+                if images is None:
+                    backbone = model.forward_image(image_tensor(frame, model.image_size, device))
+                else:
+                    backbone = images.backbone(clip_index, frame_index)
                 _, features, positions, sizes = model._prepare_backbone_features(backbone)
                 is_first = frame_index == 0
                 out = model.track_step(

@@ -23,9 +23,9 @@ from qcore.models.embedded import InvertedBottleneck
 from qcore.quant.affine import QuantizationError
 from qcore.quant.attention import QuantizedMultiScaleAttention, QuantizedProducts, QuantizedRoPEAttention
 from qcore.quant.layers import QuantizedLayer
-from qcore.quant.rollout import STAGES, StageCall, detach
+from qcore.quant.rollout import STAGES
 
-_CROP, _TOKENS, _WINDOWS = 40, 512, 32
+_CROPS, _CROP, _TOKENS, _WINDOWS = 4, 24, 512, 32
 GRANULARITIES = ("layer", "subblock", "block")
 
 
@@ -173,46 +173,34 @@ class UnitCall:
         )
 
 
-class _CapturedError(Exception):
-    """Ends a stage's forward once the wanted input has been seen."""
+def compact(value: Tensor) -> Tensor:
+    """A detached copy in fp16, or in the tensor's own type where that cannot hold it."""
+    if value.dtype != torch.float32:
+        return value.detach().clone()
+    half = value.detach().half()
+    return half if bool(torch.isfinite(half).all()) else value.detach().clone()
 
 
-@torch.no_grad()
-def capture(model: nn.Module, unit: Unit, calls: Sequence[StageCall], seed: int) -> list[UnitCall]:
-    """Replay a stage up to the unit and keep the unit's input of every call, cut to `Unit.sampling`.
-
-    Cuts depend on the clip and the seed only, so that both models and all frames of a clip give the same
-    part.
-    """
-    captured: list[UnitCall] = []
-
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        call = UnitCall(where.clip, where.frame, args, kwargs)
-        captured.append(_cut(call, unit.sampling, seed + 7919 * where.clip).map(detach))
-        raise _CapturedError
-
-    stage = model.get_submodule(unit.stage)
-    handle = model.get_submodule(unit.entry).register_forward_pre_hook(before, with_kwargs=True)
-    try:
-        for where in calls:
-            try:
-                stage(*where.args, **where.kwargs)
-            except _CapturedError:
-                continue
-    finally:
-        handle.remove()
-    return captured
+def widen(value: Tensor) -> Tensor:
+    """fp16 to fp32; anything else as it is."""
+    return value.float() if value.dtype == torch.float16 else value
 
 
-def _cut(call: UnitCall, sampling: str, seed: int) -> UnitCall:
+def cut(call: UnitCall, sampling: str, seed: int) -> UnitCall:
+    """The part of an input that `Unit.sampling` names, the same for equal seeds."""
     generator = torch.Generator().manual_seed(seed)
 
     def crop(x_nchw: Tensor) -> Tensor:
         height, width = x_nchw.shape[-2:]
-        # even offsets keep strided convolutions on their grid
-        top = 2 * int(torch.randint(max(1, (height - _CROP) // 2 + 1), (1,), generator=generator))
-        left = 2 * int(torch.randint(max(1, (width - _CROP) // 2 + 1), (1,), generator=generator))
-        return x_nchw[..., top : top + _CROP, left : left + _CROP]
+        if height <= _CROP and width <= _CROP:
+            return x_nchw
+        parts = []
+        for _ in range(_CROPS):
+            # even offsets keep strided convolutions on their grid
+            top = 2 * int(torch.randint(max(1, (height - _CROP) // 2 + 1), (1,), generator=generator))
+            left = 2 * int(torch.randint(max(1, (width - _CROP) // 2 + 1), (1,), generator=generator))
+            parts.append(x_nchw[..., top : top + _CROP, left : left + _CROP])
+        return torch.cat(parts)
 
     def tokens(x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
@@ -244,6 +232,7 @@ def stack(calls: Sequence[UnitCall]) -> UnitCall:
 
 
 def run(module: nn.Module, call: UnitCall) -> tuple[Tensor, ...]:
-    """A unit's outputs as a tuple of tensors."""
+    """A unit's outputs as a tuple of tensors; inputs kept in fp16 are widened first."""
+    call = call.map(widen)
     out = module(*call.args, **call.kwargs)
     return out if isinstance(out, tuple) else (out,)

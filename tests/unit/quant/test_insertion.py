@@ -17,6 +17,7 @@ from qcore.quant.attention import quantized_class
 from qcore.quant.config import ActivationSpec, Override, QuantConfig, SoftmaxSpec, WeightSpec
 from qcore.quant.fake_quantize import (
     ActivationQuantizer,
+    Chances,
     QuantizerState,
     TensorQuantizer,
     dropping,
@@ -162,7 +163,7 @@ def test_dropping_leaves_elements_alone_and_always_ends() -> None:
     quantizer(x)
     quantizer.finish_observing()
     quantizer.state = QuantizerState.ON
-    with pytest.raises(RuntimeError), dropping(quantizer, 0.5, torch.Generator().manual_seed(1)):
+    with pytest.raises(RuntimeError), dropping(quantizer, Chances(0.5, torch.Generator().manual_seed(1))):
         kept = float((quantizer(x) == x).float().mean())
         raise RuntimeError
     assert 0.45 < kept < 0.55
