@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from app.threads import let_threads_sleep
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; without a verb, the window.
@@ -14,6 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         Exit code: 0, 1 after an error (one sentence on stderr), 2 for a misused command line.
     """
+    let_threads_sleep()
     from app.cli.program import run
 
     return run(sys.argv[1:] if argv is None else argv)
@@ -21,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def main_gui() -> int:
     """Run the window, opening the first argument if there is one."""
+    let_threads_sleep()
     from app.cli.window import open_window
 
     return open_window(sys.argv[1] if len(sys.argv) > 1 else None)

@@ -27,6 +27,7 @@ from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication
 
 from app.engine.records import ModelPhase
+from app.threads import let_threads_sleep
 from app.ui import theme
 from app.ui.main_window import MainWindow
 from app.ui.settings import Settings
@@ -131,6 +132,7 @@ def main() -> int:
     parser.add_argument("--box", type=float, nargs=4, action="append", required=True, dest="boxes")
     parser.add_argument("--frames", type=int, default=0, help="track so many frames and watch the memory")
     args = parser.parse_args()
+    let_threads_sleep()
     process = psutil.Process(os.getpid())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

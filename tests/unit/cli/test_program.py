@@ -18,6 +18,7 @@ from app.cli import verbs
 from app.cli.console import Console
 from app.cli.errors import CommandError, sentence_for
 from app.project import ProjectError
+from app.threads import let_threads_sleep
 from qcore.models import ModelError
 from qcore.video import VideoError
 
@@ -215,3 +216,30 @@ def test_missing_system_libraries_are_named_with_their_command(
     monkeypatch.setattr("shutil.which", lambda tool: tool if tool == "apt-get" else None)
     assert main([os.devnull]) == 1
     assert "sudo apt-get install libxcb-cursor0" in capsys.readouterr().err
+
+
+def test_idle_threads_are_told_to_sleep_before_torch_is_imported() -> None:
+    code = (
+        "import os, sys; from app.__main__ import main; assert 'torch' not in sys.modules\n"
+        "try: main(['--version'])\n"
+        "except SystemExit: pass\n"
+        "print(os.environ['GOMP_SPINCOUNT'], os.environ['KMP_BLOCKTIME'], 'torch' in sys.modules)"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("GOMP_", "KMP_", "OMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1:] == ["1000 1 False"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kept"),
+    [
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7", "KMP_BLOCKTIME": "1"}),
+    ],
+)
+def test_what_the_user_says_of_waiting_threads_stands(chosen: dict[str, str], kept: dict[str, str]) -> None:
+    environment = dict(chosen)
+    let_threads_sleep(environment)
+    assert environment == kept
