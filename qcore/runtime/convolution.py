@@ -79,12 +79,13 @@ class PackedConv:
 
     def _prepared(self, shape: tuple[int, ...]) -> Tensor:
         """The weight in oneDNN's layout for inputs of this shape; the last one is kept."""
-        if self._packed is None or self._packed[0] != shape:
+        last = self._packed  # another thread may replace it meanwhile
+        if last is None or last[0] != shape:
             weight = torch.ops.mkldnn._reorder_convolution_weight(
                 self.weight, self.padding, self.stride, self.dilation, self.groups, list(shape)
             )
-            self._packed = (shape, weight)
-        return self._packed[1]
+            self._packed = last = (shape, weight)
+        return last[1]
 
     def __call__(self, x_bchw: Tensor, residual_bchw: Tensor | None = None) -> Tensor:
         """Convolve; ``residual_bchw`` is overwritten with the sum and returned."""

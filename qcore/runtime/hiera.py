@@ -149,9 +149,11 @@ class FastHiera(nn.Module):
 
     def position_table(self, height: int, width: int) -> Tensor:
         """Position code (1, height, width, channels); the one of the last size is kept."""
-        if (height, width) not in self._positions:
-            self._positions = {(height, width): self.source._get_pos_embed((height, width)).contiguous()}
-        return self._positions[(height, width)]
+        found = self._positions.get((height, width))
+        if found is None:
+            found = self.source._get_pos_embed((height, width)).contiguous()
+            self._positions = {(height, width): found}
+        return found
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map images (batch, 3, side, side) to the features of all stages, (batch, channels, h, w) each."""

@@ -118,12 +118,13 @@ class IntegerConv:
 
     def _prepared(self, shape: tuple[int, ...], zero_point: int) -> Tensor:
         key = (shape, zero_point)
-        if self._packed is None or self._packed[0] != key:
+        last = self._packed  # another thread may replace it meanwhile
+        if last is None or last[0] != key:
             packed = torch.ops.onednn.qconv_prepack(
                 self.weight, self.scale, 1.0, zero_point, *self._geometry, list(shape)
             )
-            self._packed = (key, packed)
-        return self._packed[1]
+            self._packed = last = (key, packed)
+        return last[1]
 
     def real(
         self, codes_bchw: Tensor, scale: float, zero_point: int, residual_bchw: Tensor | None = None

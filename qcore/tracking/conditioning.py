@@ -6,8 +6,10 @@ Restates `SAM2Base._prepare_memory_conditioned_features` for one object, with th
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from sam2.modeling.sam2_base import SAM2Base
@@ -21,6 +23,19 @@ from qcore.tracking.mutual_kv import MemoryFrame
 from qcore.tracking.mutual_kv_live import MutualKv
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryTokens:
+    """What a frame attends to: memory maps or groups of them, then object pointers."""
+
+    memory_mbc: torch.Tensor
+    position_mbc: torch.Tensor
+    pointer_count: int
+    key_bias_m: torch.Tensor | None
+    frames: int
+    """Memory frames before grouping."""
+    groups: int
+
+
 class Conditioner:
     """Memory attention of one model, with the constants it needs computed once."""
 
@@ -28,6 +43,7 @@ class Conditioner:
         self._model = model
         self.mutual_kv = mutual_kv
         self._map_position_mbc: torch.Tensor | None = None
+        self._counting = threading.Lock()
 
     def without_memory(self, frame: EncodedFrame, position_1chw: torch.Tensor) -> torch.Tensor:
         """Features (1, C, H, W) of a frame that is prompted with no other frame known."""
@@ -44,18 +60,18 @@ class Conditioner:
             0,
         )
 
-    def with_memory(
+    def gather(
         self,
-        frame: EncodedFrame,
-        position_1chw: torch.Tensor,
         plan: MemoryPlan,
         entries: Callable[[int], MemoryEntry],
         frame_count: int,
-    ) -> torch.Tensor:
-        """Features (1, C, H, W) of a frame that attends to the planned memories.
+        dtype: torch.dtype,
+    ) -> MemoryTokens:
+        """The tokens of the planned memories. Mutual-KV learns from them: call it in the order of frames.
 
         Args:
             entries: the memory of a planned frame.
+            dtype: of the tokens.
             frame_count: length of the video; in short videos SAM 2 scales pointer times by it.
         """
         frames = [self._memory_frame(entries(t), t_pos) for t_pos, t in plan.maps]
@@ -67,15 +83,29 @@ class Conditioner:
             pointer_count = pointers[0].shape[0]
             tokens.append(pointers[0])
             positions.append(pointers[1])
-        dtype = frame.top_bchw.dtype
-        memory_mbc = torch.cat([token.to(dtype) for token in tokens])
-        positions_mbc = torch.cat([position.to(dtype) for position in positions])
-        key_bias_m = self.mutual_kv.key_bias(merged, pointer_count)
+        return MemoryTokens(
+            torch.cat([token.to(dtype) for token in tokens]),
+            torch.cat([position.to(dtype) for position in positions]),
+            pointer_count,
+            self.mutual_kv.key_bias(merged, pointer_count),
+            len(frames),
+            len(merged.counts),
+        )
+
+    def with_memory(
+        self, frame: EncodedFrame, position_1chw: torch.Tensor, tokens: MemoryTokens
+    ) -> torch.Tensor:
+        """Features (1, C, H, W) of a frame that attends to memories; several threads may call it."""
         begin = time.perf_counter()
         features_bchw = self._attend(
-            frame, position_1chw, memory_mbc, positions_mbc, pointer_count, key_bias_m
+            frame,
+            position_1chw,
+            tokens.memory_mbc,
+            tokens.position_mbc,
+            tokens.pointer_count,
+            tokens.key_bias_m,
         )
-        self._count(len(frames), len(merged.counts), frame, pointer_count, time.perf_counter() - begin)
+        self._count(tokens, frame, time.perf_counter() - begin)
         return features_bchw
 
     def _attend(
@@ -110,20 +140,22 @@ class Conditioner:
             entry.is_present,
         )
 
-    def _count(
-        self, frames: int, groups: int, frame: EncodedFrame, pointer_tokens: int, seconds: float
-    ) -> None:
-        statistics = self.mutual_kv.statistics
+    def _count(self, tokens: MemoryTokens, frame: EncodedFrame, seconds: float) -> None:
         queries = frame.top_bchw.shape[-2] * frame.top_bchw.shape[-1]
-        keys_full, keys = (count * queries + pointer_tokens for count in (frames, groups))
-        statistics.steps += 1
-        statistics.memory_frames += frames
-        statistics.groups += groups
-        statistics.keys_full += keys_full
-        statistics.keys_attended += keys
-        statistics.macs_full += memory_attention_macs(self._model, queries, keys_full)
-        statistics.macs_done += memory_attention_macs(self._model, queries, keys)
-        statistics.attention_s += seconds
+        keys_full, keys = (count * queries + tokens.pointer_count for count in (tokens.frames, tokens.groups))
+        macs_full, macs_done = (
+            memory_attention_macs(self._model, queries, count) for count in (keys_full, keys)
+        )
+        with self._counting:
+            statistics = self.mutual_kv.statistics
+            statistics.steps += 1
+            statistics.memory_frames += tokens.frames
+            statistics.groups += tokens.groups
+            statistics.keys_full += keys_full
+            statistics.keys_attended += keys
+            statistics.macs_full += macs_full
+            statistics.macs_done += macs_done
+            statistics.attention_s += seconds
 
     def _map_position(self, map_bchw: torch.Tensor, t_pos: int) -> torch.Tensor:
         """Position of a memory map's tokens in space and time (M, 1, C)."""

@@ -1,6 +1,15 @@
-"""Runs the image encoder on a video's frames, each at most once while the cache holds it."""
+"""Runs the image encoder on a video's frames, each at most once while the cache holds it.
+
+Frames to come can be encoded ahead by other threads (`LookAhead`); only one at a time reads the video.
+"""
 
 from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Collection, Iterator
+from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +18,10 @@ from sam2.modeling.sam2_base import SAM2Base
 
 from qcore.tracking.feature_cache import EncodedFrame, FeatureCache
 from qcore.tracking.preprocess import Frames, image_tensor
+from qcore.tracking.workers import Workers
+
+LOOK_AHEAD_FRAMES = 2
+"""Frames encoded before they are needed: with one, the worker would wait at every frame's end."""
 
 
 class FrameEncoder:
@@ -27,15 +40,21 @@ class FrameEncoder:
         self._source = source
         self._storage_dtype = storage_dtype
         self._position_1chw: torch.Tensor | None = None
+        self._reading = threading.Lock()
+        self._lock = threading.Lock()
+        """Guards the encodings that run."""
+        self._running: dict[int, Future[EncodedFrame]] = {}
         self.cache = cache
         self.encoder_runs = 0
 
     def __getitem__(self, frame_index: int) -> EncodedFrame:
         """The encoded frame, from the cache or computed now."""
-        frame = self.cache.get(frame_index)
+        with self._lock:
+            running = self._running.get(frame_index)
+        # what runs no more is in the cache
+        frame = self.cache.get(frame_index) if running is None else running.result()
         if frame is None:
-            frame = self._encode(self._source[frame_index])
-            self.cache.put(frame_index, frame)
+            frame = self._encode_frame(frame_index, self._source)
         if self._storage_dtype is None:
             return frame
         return EncodedFrame(tuple(level.to(self._model_dtype) for level in frame.levels))
@@ -50,14 +69,95 @@ class FrameEncoder:
     def _model_dtype(self) -> torch.dtype:
         return next(self._model.parameters()).dtype
 
+    @contextlib.contextmanager
+    def look_ahead(self, workers: Workers | None, computing: Any) -> Iterator[LookAhead | None]:
+        """Encode frames ahead inside the block; nothing without workers.
+
+        Args:
+            workers: they outlive the block's encodings: close them after it.
+            computing: makes the context manager to compute in, as the caller does.
+        """
+        if workers is None:
+            yield None
+            return
+        # a decoder of its own where there is one: the caller may read the video meanwhile
+        reopen = getattr(self._source, "reopen", None)
+        source: Any = self._source if reopen is None else reopen()
+        ahead = LookAhead(self, source, workers, computing)
+        try:
+            yield ahead
+        finally:
+            ahead.stop()
+            if source is not self._source:
+                source.close()
+
+    def _encode_frame(self, frame_index: int, source: Frames) -> EncodedFrame:
+        with self._reading:
+            rgb_hw3 = source[frame_index]
+        frame = self._encode(rgb_hw3)
+        self.cache.put(frame_index, frame)
+        return frame
+
     def _encode(self, rgb_hw3: npt.NDArray[np.uint8]) -> EncodedFrame:
         model = self._model
         image_13ss = image_tensor(rgb_hw3, model.image_size, model.device).to(self._model_dtype)
         backbone = model.forward_image(image_13ss)
-        self.encoder_runs += 1
+        with self._lock:
+            self.encoder_runs += 1
         if self._position_1chw is None:
             self._position_1chw = backbone["vision_pos_enc"][-1]
         levels = backbone["backbone_fpn"][-model.num_feature_levels :]
         if self._storage_dtype is not None:
             levels = [level.to(self._storage_dtype) for level in levels]
         return EncodedFrame(tuple(levels))
+
+
+class LookAhead:
+    """Encodes the next frames of a walk while the ones before are tracked."""
+
+    def __init__(self, encoder: FrameEncoder, source: Frames, workers: Workers, computing: Any) -> None:
+        self._encoder, self._source = encoder, source
+        self._workers, self._computing = workers, computing
+
+    def want(self, frame_indices: Collection[int]) -> int:
+        """Begin with these frames, nearest first, unless they are encoded or too large to be kept.
+
+        Returns:
+            How many were begun.
+        """
+        encoder = self._encoder
+        begun = 0
+        if not self._fits():
+            return begun
+        for frame_index in frame_indices:
+            with encoder._lock:
+                if frame_index not in encoder._running and frame_index not in encoder.cache:
+                    encoder._running[frame_index] = self._workers.submit(self._encode, frame_index)
+                    begun += 1
+        return begun
+
+    def stop(self) -> None:
+        """Drop what has not begun and wait for the rest; errors of frames that nobody asked for go too."""
+        with self._encoder._lock:
+            running = list(self._encoder._running.values())
+        for future in running:
+            if not future.cancel():
+                future.exception()
+        with self._encoder._lock:
+            self._encoder._running.clear()
+
+    def _fits(self) -> bool:
+        """Whether the cache keeps the frame in use, the frames ahead, and one more."""
+        cache = self._encoder.cache
+        mean_bytes = cache.size_bytes / max(1, len(cache))
+        return (LOOK_AHEAD_FRAMES + 2) * mean_bytes <= cache.budget_bytes
+
+    def _encode(self, frame_index: int) -> EncodedFrame:
+        encoder = self._encoder
+        try:
+            with self._computing():
+                return encoder._encode_frame(frame_index, self._source)
+        finally:
+            # the frame is in the cache by now; after an error the next one to ask tries again
+            with encoder._lock:
+                encoder._running.pop(frame_index, None)

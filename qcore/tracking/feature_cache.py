@@ -6,6 +6,7 @@ tracking a span a second time costs no encoder at all (upstream keeps a single f
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,12 +39,16 @@ class EncodedFrame:
 
 
 class FeatureCache:
-    """Encoded frames by frame index, at most ``budget_bytes`` of them (but never fewer than one)."""
+    """Encoded frames by frame index, at most ``budget_bytes`` of them (but never fewer than one).
+
+    Safe to use from several threads.
+    """
 
     def __init__(self, budget_bytes: int = DEFAULT_FEATURE_CACHE_BYTES) -> None:
         self.budget_bytes = budget_bytes
         self._frames: OrderedDict[int, EncodedFrame] = OrderedDict()
         self._bytes = 0
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -52,7 +57,8 @@ class FeatureCache:
         return frame_index in self._frames
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._frames)
+        with self._lock:
+            return iter(list(self._frames))
 
     @property
     def size_bytes(self) -> int:
@@ -61,26 +67,30 @@ class FeatureCache:
 
     def get(self, frame_index: int) -> EncodedFrame | None:
         """The encoded frame, marked as used now; None when it is not here."""
-        frame = self._frames.get(frame_index)
-        if frame is not None:
-            self._frames.move_to_end(frame_index)
-        return frame
+        with self._lock:
+            frame = self._frames.get(frame_index)
+            if frame is not None:
+                self._frames.move_to_end(frame_index)
+            return frame
 
     def put(self, frame_index: int, frame: EncodedFrame) -> None:
         """Keep a frame and drop the oldest-used ones until the budget holds again."""
-        self.drop(frame_index)
-        self._frames[frame_index] = frame
-        self._bytes += frame.size_bytes
-        while self._bytes > self.budget_bytes and len(self._frames) > 1:
-            self.drop(next(iter(self._frames)))
+        with self._lock:
+            self.drop(frame_index)
+            self._frames[frame_index] = frame
+            self._bytes += frame.size_bytes
+            while self._bytes > self.budget_bytes and len(self._frames) > 1:
+                self.drop(next(iter(self._frames)))
 
     def drop(self, frame_index: int) -> None:
         """Forget one frame; nothing happens when it is not here."""
-        frame = self._frames.pop(frame_index, None)
-        if frame is not None:
-            self._bytes -= frame.size_bytes
+        with self._lock:
+            frame = self._frames.pop(frame_index, None)
+            if frame is not None:
+                self._bytes -= frame.size_bytes
 
     def clear(self) -> None:
         """Forget every frame."""
-        self._frames.clear()
-        self._bytes = 0
+        with self._lock:
+            self._frames.clear()
+            self._bytes = 0

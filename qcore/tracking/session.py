@@ -24,7 +24,7 @@ from qcore.masks import Rle
 from qcore.models.loading import autocast_of
 from qcore.tracking.conditioning import Conditioner
 from qcore.tracking.decoding import mask_result
-from qcore.tracking.encoder import FrameEncoder
+from qcore.tracking.encoder import LOOK_AHEAD_FRAMES, FrameEncoder, LookAhead
 from qcore.tracking.errors import TrackingError
 from qcore.tracking.feature_cache import DEFAULT_FEATURE_CACHE_BYTES, FeatureCache
 from qcore.tracking.memory_bank import ClickHistory, Keyframe, ObjectMemory
@@ -34,8 +34,9 @@ from qcore.tracking.mutual_kv_live import MutualKv, MutualKvStatistics
 from qcore.tracking.preprocess import Frames, check_frame, check_mask, check_prompt
 from qcore.tracking.prompting import PromptDecoder
 from qcore.tracking.sweeps import Sweep, plan_sweeps
-from qcore.tracking.tracker import ObjectTracker
+from qcore.tracking.tracker import ObjectTracker, Step, Tracked
 from qcore.tracking.types import Direction, MaskResult, Prompt, Recall
+from qcore.tracking.workers import Workers
 
 
 class VideoSession:
@@ -270,14 +271,66 @@ class VideoSession:
 
     def _run(self, sweeps: Collection[Sweep]) -> Iterator[MaskResult]:
         self._prompts.forget_features()
-        for sweep in sweeps:
-            for object_id in sweep.frames_of:
-                self._begin(object_id, sweep.start_of(object_id), sweep.reverse)
-            for frame_index, present in sweep.frames():
-                for object_id in present:
-                    memory = self._objects.get(object_id)
-                    if memory is not None and memory.keyframes:
-                        yield self._step(frame_index, object_id, memory, sweep.reverse)
+        together = max((len(sweep.frames_of) for sweep in sweeps), default=0)
+        with contextlib.ExitStack() as stack:
+            workers = Workers.for_tasks(together + 1, self._tracker.model.device)
+            if workers is not None:
+                stack.enter_context(workers)
+            ahead = stack.enter_context(self._encoder.look_ahead(workers, self._computing))
+            for sweep in sweeps:
+                yield from self._walk(sweep, workers, ahead)
+
+    def _walk(self, sweep: Sweep, workers: Workers | None, ahead: LookAhead | None) -> Iterator[MaskResult]:
+        for object_id in sweep.frames_of:
+            self._begin(object_id, sweep.start_of(object_id), sweep.reverse)
+        walk = list(sweep.frames())
+        for position, (frame_index, present) in enumerate(walk):
+            begun = 0
+            if ahead is not None:
+                coming = walk[position : position + 1 + LOOK_AHEAD_FRAMES]
+                begun = ahead.want([t for t, ids in coming if self._needs_encoding(t, ids)])
+            # with nothing else to do, one object is faster on all threads than on a worker's share
+            idle = len(present) == 1 and not begun
+            tracked = self._track(frame_index, present, sweep.reverse, None if idle else workers)
+            for object_id in present:
+                memory = self._objects.get(object_id)
+                if memory is not None and memory.keyframes:
+                    # what the caller did between two objects of the frame counts
+                    keyframe = memory.keyframes.get(frame_index)
+                    result = tracked.get(object_id) if keyframe is None else keyframe.result
+                    if result is not None:
+                        yield result
+
+    def _needs_encoding(self, frame_index: int, object_ids: Collection[int]) -> bool:
+        memories = [self._objects[k] for k in object_ids if k in self._objects]
+        return any(memory.keyframes and frame_index not in memory.keyframes for memory in memories)
+
+    def _track(
+        self, frame_index: int, object_ids: Collection[int], reverse: bool, workers: Workers | None
+    ) -> dict[int, MaskResult]:
+        """Masks of those objects that have no keyframe here, each by a worker of its own."""
+        steps: list[Step] = []
+        with self._computing():
+            for object_id in object_ids:
+                memory = self._objects.get(object_id)
+                if memory is None or not memory.keyframes:
+                    continue
+                if frame_index in memory.keyframes:
+                    memory.tracked[frame_index] = -1 if reverse else 1
+                else:
+                    steps.append(self._tracker.prepare(frame_index, object_id, memory, reverse))
+        if workers is None:
+            outcomes = [self._compute(step) for step in steps]
+        else:
+            outcomes = [done.result() for done in [workers.submit(self._compute, step) for step in steps]]
+        for step, outcome in zip(steps, outcomes, strict=True):
+            memory = self._objects[step.object_id]
+            memory.remember(frame_index, outcome.entry, outcome.logits_b1hw, reverse)
+        return {outcome.result.object_id: outcome.result for outcome in outcomes}
+
+    def _compute(self, step: Step) -> Tracked:
+        with self._computing():
+            return self._tracker.compute(step)
 
     def _begin(self, object_id: int, start: int, reverse: bool) -> None:
         """Prepare an object's memories for a pass from ``start``."""
@@ -288,10 +341,6 @@ class VideoSession:
         if self._prompts.recall is not None and memory.keyframes:
             with self._computing():
                 self._tracker.prime(start, object_id, memory, reverse, self._prompts.recall)
-
-    def _step(self, frame_index: int, object_id: int, memory: ObjectMemory, reverse: bool) -> MaskResult:
-        with self._computing():
-            return self._tracker.step(frame_index, object_id, memory, reverse)
 
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:

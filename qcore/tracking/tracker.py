@@ -5,10 +5,12 @@ Stateless but for the model, the encoded frames and the object memories it is ha
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from sam2.modeling.sam2_base import SAM2Base
 
-from qcore.tracking.conditioning import Conditioner
+from qcore.tracking.conditioning import Conditioner, MemoryTokens
 from qcore.tracking.decoding import (
     Decoded,
     decode,
@@ -18,10 +20,31 @@ from qcore.tracking.decoding import (
     upsample_logits,
 )
 from qcore.tracking.encoder import FrameEncoder
+from qcore.tracking.feature_cache import EncodedFrame
 from qcore.tracking.memory_bank import Keyframe, MemoryEntry, ObjectMemory
 from qcore.tracking.memory_plan import ConditioningRule, MemoryGeometry, MemoryPlan, plan_memory
 from qcore.tracking.preprocess import mask_input
 from qcore.tracking.types import MaskResult, Recall
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One object on one frame, ready to be computed: everything that depends on the session is in here."""
+
+    frame_index: int
+    object_id: int
+    frame: EncodedFrame
+    tokens: MemoryTokens | None
+    """None where there is no memory to attend to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """What a step computed."""
+
+    result: MaskResult
+    entry: MemoryEntry
+    logits_b1hw: torch.Tensor
 
 
 class ObjectTracker:
@@ -44,21 +67,23 @@ class ObjectTracker:
         self.frame_count = frame_count
         self.size_hw = size_hw
 
-    def step(self, frame_index: int, object_id: int, memory: ObjectMemory, reverse: bool) -> MaskResult:
-        """Track an object on a frame and remember it; a keyframe is returned as it is."""
-        keyframe = memory.keyframes.get(frame_index)
-        if keyframe is not None:
-            memory.tracked[frame_index] = -1 if reverse else 1
-            return keyframe.result
-        features_bchw = self.conditioned(frame_index, memory, reverse)
-        if features_bchw is None:
-            features_bchw = self.unconditioned(frame_index)
+    def prepare(self, frame_index: int, object_id: int, memory: ObjectMemory, reverse: bool) -> Step:
+        """Gather what tracking an object on a frame takes; for one thread, in the order of frames."""
         frame = self.encoder[frame_index]
-        decoded = decode(self.model, features_bchw, frame, None)
-        map_bchw = encode_memory(self.model, frame, decoded, is_prompted=False)
+        return Step(frame_index, object_id, frame, self._tokens(frame, frame_index, memory, reverse))
+
+    def compute(self, step: Step) -> Tracked:
+        """Track; changes nothing, and several threads may do it."""
+        position_1chw = self.encoder.position_1chw
+        if step.tokens is None:
+            features_bchw = self.conditioner.without_memory(step.frame, position_1chw)
+        else:
+            features_bchw = self.conditioner.with_memory(step.frame, position_1chw, step.tokens)
+        decoded = decode(self.model, features_bchw, step.frame, None)
+        map_bchw = encode_memory(self.model, step.frame, decoded, is_prompted=False)
         entry = MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present)
-        memory.remember(frame_index, entry, decoded.logits_b1hw, reverse)
-        return mask_result(decoded, frame_index, object_id, self.size_hw)
+        result = mask_result(decoded, step.frame_index, step.object_id, self.size_hw)
+        return Tracked(result, entry, decoded.logits_b1hw)
 
     def prime(
         self, frame_index: int, object_id: int, memory: ObjectMemory, reverse: bool, recall: Recall
@@ -101,19 +126,25 @@ class ObjectTracker:
 
     def conditioned(self, frame_index: int, memory: ObjectMemory, reverse: bool) -> torch.Tensor | None:
         """Features (1, C, H, W) of a frame conditioned on an object's memories; None where it has none."""
-        plan = self.plan(frame_index, memory, reverse)
-        if not plan.maps:
-            return None
-        entries = {t: self._entry(t, memory) for _, t in (*plan.maps, *plan.pointers)}
         frame = self.encoder[frame_index]
-        return self.conditioner.with_memory(
-            frame, self.encoder.position_1chw, plan, entries.__getitem__, self.frame_count
-        )
+        tokens = self._tokens(frame, frame_index, memory, reverse)
+        if tokens is None:
+            return None
+        return self.conditioner.with_memory(frame, self.encoder.position_1chw, tokens)
 
     def unconditioned(self, frame_index: int) -> torch.Tensor:
         """Features (1, C, H, W) of a frame seen without any other."""
         frame = self.encoder[frame_index]
         return self.conditioner.without_memory(frame, self.encoder.position_1chw)
+
+    def _tokens(
+        self, frame: EncodedFrame, frame_index: int, memory: ObjectMemory, reverse: bool
+    ) -> MemoryTokens | None:
+        plan = self.plan(frame_index, memory, reverse)
+        if not plan.maps:
+            return None
+        entries = {t: self._entry(t, memory) for _, t in (*plan.maps, *plan.pointers)}
+        return self.conditioner.gather(plan, entries.__getitem__, self.frame_count, frame.top_bchw.dtype)
 
     def _entry(self, frame_index: int, memory: ObjectMemory) -> MemoryEntry:
         """The memory of a keyframe (encoded on first use) or of a tracked frame."""

@@ -101,7 +101,9 @@ def test_tokens_equal_upstream_s(
     plan = plan_memory(
         MemoryGeometry.of(model), rule, frame_index, FRAME_COUNT, conditioning, tracked, tracked, reverse
     )
-    Conditioner(model, MutualKv()).with_memory(frame, position, plan, entries.__getitem__, FRAME_COUNT)
+    conditioner = Conditioner(model, MutualKv())
+    tokens = conditioner.gather(plan, entries.__getitem__, FRAME_COUNT, torch.float32)
+    conditioner.with_memory(frame, position, tokens)
     found = recorder.seen
 
     order = sorted_tokens(expected), sorted_tokens(found)

@@ -1,0 +1,61 @@
+"""Threads that share the processor between the objects of a frame and the frames to come.
+
+One torch operation on the small maps of video tracking does not fill several cores: the threads of its team
+mostly wait for each other. So each worker computes alone, with its share of the threads, on a task of its
+own: one object of the frame, or the encoding of a frame ahead.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+
+
+def _share_threads(threads: int) -> None:
+    torch.set_num_threads(threads)
+    # torch sets a thread's number again at its first use, from the default of that moment: use it now
+    torch.get_num_threads()
+
+
+class Workers:
+    """A few threads with a share of torch's threads each; a context manager that waits for them."""
+
+    def __init__(self, count: int, threads_each: int) -> None:
+        self.count = count
+        self._pool = ThreadPoolExecutor(count, "tracking", _share_threads, (threads_each,))
+
+    @classmethod
+    def for_tasks(cls, tasks: int, device: torch.device) -> Workers | None:
+        """Workers for so many tasks a frame; None where one thread does it all.
+
+        An accelerator computes one thing after the other anyway.
+        """
+        threads = torch.get_num_threads()
+        count = min(tasks, threads)
+        if count < 2 or device.type != "cpu":
+            return None
+        return cls(count, threads // count)
+
+    def submit(self, call: Callable[..., Result], *arguments: Any) -> Future[Result]:
+        """Have a call done by the next free worker, in the order of submission."""
+        return self._pool.submit(call, *arguments)
+
+    def __enter__(self) -> Self:
+        # a worker's share becomes the default of threads that start later: start all and restore it here
+        threads, barrier = torch.get_num_threads(), threading.Barrier(self.count)
+        for started in [self._pool.submit(barrier.wait) for _ in range(self.count)]:
+            started.result()
+        torch.set_num_threads(threads)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)

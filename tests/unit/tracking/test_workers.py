@@ -1,0 +1,175 @@
+"""Objects computed side by side and frames encoded ahead give what one thread gives."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from sam2.modeling.sam2_base import SAM2Base
+from tracking_kit import FRAME_COUNT, HEIGHT, WIDTH, Clip
+
+from qcore.tracking.encoder import LOOK_AHEAD_FRAMES
+from qcore.tracking.mutual_kv import MutualKvSettings
+from qcore.tracking.session import VideoSession
+from qcore.tracking.tracker import Step, Tracked
+from qcore.tracking.types import Direction, MaskResult
+from qcore.tracking.workers import Workers
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    yield
+    torch.set_num_threads(1)
+
+
+class Watched:
+    """The clip's frames; remembers who read them, and may have one that cannot be read."""
+
+    def __init__(self, clip: Clip, broken: int | None = None) -> None:
+        self._frames, self._broken = clip.frames, broken
+        self.size = (HEIGHT, WIDTH)
+        self.readers: dict[int, str] = {}
+        self.twins: list[Watched] = []
+        self.is_closed = False
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: int, /) -> npt.NDArray[np.uint8]:
+        assert not self.is_closed
+        if index == self._broken:
+            raise OSError("frame cannot be read")
+        self.readers[index] = threading.current_thread().name
+        return self._frames[index]
+
+
+class Reopenable(Watched):
+    """A source that hands out second readers, as the real ones do."""
+
+    def __init__(self, clip: Clip) -> None:
+        super().__init__(clip)
+        self._clip = clip
+
+    def reopen(self) -> Reopenable:
+        self.twins.append(Reopenable(self._clip))
+        return self.twins[-1]
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def session_of(model: SAM2Base, source: Watched, count: int, **settings: object) -> VideoSession:
+    session = VideoSession(model, source, **settings)  # type: ignore[arg-type]
+    for object_id in range(1, count + 1):
+        session.add_box(2, object_id, (10 + 12 * object_id, 20, 50 + 12 * object_id, 60))
+    return session
+
+
+def tracked(session: VideoSession, threads: int, direction: Direction) -> list[MaskResult]:
+    torch.set_num_threads(threads)
+    try:
+        return list(session.propagate(0, FRAME_COUNT - 1, direction))
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.BOTH])
+def test_threads_change_nothing(micro_model: SAM2Base, clip: Clip, count: int, direction: Direction) -> None:
+    settings = MutualKvSettings(target_groups=3.0)
+    sessions = [session_of(micro_model, Watched(clip), count, mutual_kv=settings) for _ in range(2)]
+    one, two = (tracked(s, threads, direction) for s, threads in zip(sessions, (1, 2), strict=True))
+    assert two == one
+    assert sessions[0].statistics.groups == sessions[1].statistics.groups
+    assert torch.get_num_threads() == 1
+
+
+def test_frames_are_encoded_ahead_and_only_once(micro_model: SAM2Base, clip: Clip) -> None:
+    source = Reopenable(clip)
+    session = session_of(micro_model, source, 1)
+    runs = session._encoder.encoder_runs
+    torch.set_num_threads(2)
+    steps = session.propagate(2)
+    for _ in range(3):  # frames 2, 3 and 4
+        next(steps)
+    (twin,) = source.twins
+    steps.close()
+    assert twin.is_closed and not source.is_closed
+    assert set(twin.readers.values()) <= {"tracking_0", "tracking_1"}
+    assert 4 in twin.readers
+    assert max(twin.readers) <= 4 + LOOK_AHEAD_FRAMES
+    assert set(source.readers) == {2}
+    assert session._encoder.encoder_runs - runs == len(twin.readers)
+
+
+def test_a_stopped_pass_leaves_no_thread_and_a_usable_session(micro_model: SAM2Base, clip: Clip) -> None:
+    session = session_of(micro_model, Watched(clip), 2)
+    torch.set_num_threads(2)
+    steps = session.propagate()
+    first = next(steps)
+    steps.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("tracking")]
+    assert tracked(session, 2, Direction.FORWARD)[0] == first
+
+
+def test_a_frame_that_cannot_be_read_fails_when_it_is_reached(micro_model: SAM2Base, clip: Clip) -> None:
+    session = session_of(micro_model, Watched(clip, broken=5), 1)
+    torch.set_num_threads(2)
+    seen = []
+    with pytest.raises(OSError, match="cannot be read"):
+        for result in session.propagate():
+            seen.append(result.frame_index)
+    assert seen == [2, 3, 4]
+
+
+def test_one_object_on_encoded_frames_gets_all_threads(
+    micro_model: SAM2Base, clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = session_of(micro_model, Watched(clip), 1)
+    compute, names = session._tracker.compute, []
+
+    def watched(step: Step) -> Tracked:
+        names.append(threading.current_thread().name)
+        return compute(step)
+
+    monkeypatch.setattr(session._tracker, "compute", watched)
+    first = tracked(session, 2, Direction.FORWARD)
+    assert names[0].startswith("tracking")
+    names.clear()
+    assert tracked(session, 2, Direction.FORWARD) == first
+    assert set(names) == {"MainThread"}
+
+
+def test_a_small_cache_is_not_filled_ahead(micro_model: SAM2Base, clip: Clip) -> None:
+    source = Watched(clip)
+    session = session_of(micro_model, source, 1, feature_cache_bytes=1)
+    assert len(tracked(session, 2, Direction.FORWARD)) == FRAME_COUNT - 2
+    assert "MainThread" in source.readers.values()
+    assert not any(name.startswith("tracking") for name in source.readers.values())
+
+
+def test_what_the_caller_does_between_two_objects_counts(micro_model: SAM2Base, clip: Clip) -> None:
+    session = session_of(micro_model, Watched(clip), 3)
+    torch.set_num_threads(2)
+    steps = session.propagate(3)
+    first = next(steps)
+    session.remove_object(2)
+    corrected = session.add_box(first.frame_index, 3, (5, 5, 30, 30))
+    assert (first.object_id, next(steps)) == (1, corrected)
+    assert next(steps).frame_index == first.frame_index + 1
+
+
+def test_one_thread_or_an_accelerator_needs_no_workers() -> None:
+    assert Workers.for_tasks(4, torch.device("cpu")) is None
+    torch.set_num_threads(4)
+    assert Workers.for_tasks(4, torch.device("cuda")) is None
+    for tasks, expected in ((2, (2, 2)), (3, (3, 1)), (9, (4, 1))):
+        workers = Workers.for_tasks(tasks, torch.device("cpu"))
+        assert workers is not None
+        with workers:
+            assert (workers.count, workers.submit(torch.get_num_threads).result()) == expected
+            assert torch.get_num_threads() == 4
