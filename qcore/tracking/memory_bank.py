@@ -71,6 +71,11 @@ class Keyframe:
     """Encoded on first use."""
     uid: int = field(default_factory=_ids.__next__)
 
+    @property
+    def is_absent(self) -> bool:
+        """True for a frame on which the object is said not to be in view."""
+        return self.given_mask is not None and self.given_mask.is_empty
+
     def tensors(self) -> Iterator[torch.Tensor]:
         """Every tensor held."""
         for tensor in (self.logits_b1hw, self.pointer_bc, self.presence_logit_b1):

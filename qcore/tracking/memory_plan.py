@@ -91,6 +91,7 @@ def plan_memory(
     mapped: Collection[int],
     pointed: Collection[int],
     reverse: bool,
+    absent: Collection[int] = (),
 ) -> MemoryPlan:
     """Choose the memories of one frame.
 
@@ -100,6 +101,8 @@ def plan_memory(
         mapped: frames of the object with an ordinary memory map.
         pointed: frames of the object with an ordinary object pointer.
         reverse: whether tracking runs towards frame 0.
+        absent: conditioning frames that say "not in view". Half of the places are kept for the others:
+            frames without the object do not tell what it looks like.
     """
     sign = -1 if reverse else 1
 
@@ -109,6 +112,7 @@ def plan_memory(
     admitted = {t: t for t in sorted(conditioning) if rule.attend_future or is_past(t)}
     cap = -1 if rule.max_frames is None else rule.max_frames
     selected, unselected = select_closest_cond_frames(frame_index, admitted, cap)
+    _keep_in_view(frame_index, selected, unselected, absent)
 
     maps = [(0, t) for t in selected]
     for t_pos in range(1, geometry.map_count):
@@ -127,6 +131,18 @@ def plan_memory(
             if t in pointed or t in unselected:
                 pointers.append((distance, t))
     return MemoryPlan(tuple(maps), tuple(pointers))
+
+
+def _keep_in_view(
+    frame_index: int, selected: dict[int, int], unselected: dict[int, int], absent: Collection[int]
+) -> None:
+    """Let frames that show the object take places of frames that do not, until they have half of them."""
+    gone = sorted((t for t in selected if t in absent), key=lambda t: abs(t - frame_index))
+    shown = sorted((t for t in unselected if t not in absent), key=lambda t: -abs(t - frame_index))
+    while shown and len(gone) > len(selected) // 2:
+        leaves, comes = gone.pop(), shown.pop()
+        unselected[leaves] = selected.pop(leaves)
+        selected[comes] = unselected.pop(comes)
 
 
 def _ordinary_frame(frame_index: int, steps_back: int, stride: int, sign: int) -> int:

@@ -122,6 +122,7 @@ class ObjectTracker:
             {t for t, entry in memory.recent.items() if entry.map_bchw is not None},
             memory.recent.keys(),
             reverse,
+            {t for t in others if memory.keyframes[t].is_absent},
         )
 
     def conditioned(self, frame_index: int, memory: ObjectMemory, reverse: bool) -> torch.Tensor | None:

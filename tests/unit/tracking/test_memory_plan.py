@@ -146,3 +146,25 @@ def test_by_default_no_prompt_ahead_is_attended_and_at_most_four(
     as_conditioning = {t for t_pos, t in plan.maps if t_pos == 0}
     assert as_conditioning == set(behind[:4])
     assert all(t in behind for _, t in plan.maps + plan.pointers)
+
+
+@given(
+    frame_index=st.integers(0, FRAME_COUNT - 1),
+    conditioning=st.sets(st.integers(0, FRAME_COUNT - 1), min_size=1),
+    absent=st.sets(st.integers(0, FRAME_COUNT - 1)),
+)
+def test_frames_without_the_object_never_crowd_out_those_that_show_it(
+    micro_model: SAM2Base, frame_index: int, conditioning: set[int], absent: set[int]
+) -> None:
+    conditioning -= {frame_index}
+    plan = plan_memory(
+        MemoryGeometry.of(micro_model), ConditioningRule(), frame_index, FRAME_COUNT, conditioning, (), (),
+        False, absent,
+    )  # fmt: skip
+    behind = sorted((t for t in conditioning if t < frame_index), reverse=True)
+    shown, gone = [t for t in behind if t not in absent], [t for t in behind if t in absent]
+    taken = {t for t_pos, t in plan.maps if t_pos == 0}
+    assert len(taken) == min(4, len(behind))
+    assert len(taken & set(shown)) >= min(2, len(shown))
+    assert taken & set(shown) == set(shown[: len(taken & set(shown))])
+    assert taken & set(gone) == set(gone[: len(taken & set(gone))])
