@@ -166,6 +166,20 @@ def set_mask(
     return make_change(f"Edit {track.name}", [_set(project, mask)])
 
 
+def mark_absent(project: Project, object_ids: Iterable[int], frames: Sequence[int]) -> Change:
+    """Say that objects are not in view on some frames: empty masks by hand, and no prompts there."""
+    nothing = masks.empty(project.size)
+    names: list[str] = []
+    edits: list[Edit] = []
+    for object_id in object_ids:
+        names.append(_unlocked(project, object_id).name)
+        for frame in frames:
+            prompt = project.prompt(frame, object_id)
+            edits += _without([prompt] if prompt is not None else [])
+            edits.append(_set(project, FrameMask(frame, object_id, nothing, 1.0, 0.0, MaskSource.EDITED)))
+    return make_change(f"{', '.join(names)} not in view", edits)
+
+
 def paint(
     project: Project,
     frame_index: int,

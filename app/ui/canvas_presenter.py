@@ -226,7 +226,7 @@ def _source_text(mask: FrameMask, prompt: Prompt | None) -> str:
     elif mask.source is MaskSource.PROMPT:
         text = tr("a prompt")
     elif mask.source is MaskSource.EDITED:
-        text = tr("painted by hand")
+        text = tr("your mark") if mask.rle.is_empty else tr("painted by hand")
     elif mask.source is MaskSource.IMPORTED:
         text = tr("imported")
     else:

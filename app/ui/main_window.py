@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PySide6.QtCore import QByteArray, QEvent, QObject, Qt, QTimer
+from PySide6.QtCore import QByteArray, QEvent, QObject, QSize, Qt, QTimer
 from PySide6.QtGui import QAction, QCloseEvent, QKeyEvent
 from PySide6.QtWidgets import (
     QAbstractSpinBox,
@@ -27,6 +27,7 @@ from app.engine.engine import Engine
 from app.engine.frames import FrameLoader
 from app.project.errors import ProjectError
 from app.ui import icons, theme
+from app.ui.absence import Absence
 from app.ui.background import Background
 from app.ui.calibration.controller import CalibrationController
 from app.ui.calibration.offers import CalibrationOffers
@@ -62,6 +63,8 @@ from app.ui.window_actions import connect_actions
 from app.ui.window_dialogs import WindowDialogs
 
 REMEMBER_MS = 800
+FRAME_SPACE = QSize(16, 56)
+"""Pixels that the window's frame and title may take of a screen."""
 _NOT_YET, _NOT_ANY_MORE = -1, -2
 """Of following the tracked frame: nothing was followed yet; the user is busy with a frame of their own."""
 
@@ -75,7 +78,7 @@ class MainWindow(QMainWindow):
         self.setObjectName("main")
         self.setWindowIcon(icons.app_icon())
         self.setMinimumSize(900, 600)
-        self.resize(1440, 900)
+        self.resize(_first_size(self.screen().availableSize()))
         self._build_services(backend)
         self._build_widgets()
         self._build_controllers()
@@ -173,6 +176,7 @@ class MainWindow(QMainWindow):
             self.mutual_kv_panel, self.engine, document, workspace, self.tracking, self
         )
         self.objects = ObjectController(self.objects_panel, self.actions_table, document, workspace, self)
+        self.absence = Absence(document, workspace, settings, self)
         self.transfers = TransferController(document, self.background, self)
         self.models = ModelController(self.background, parent=self)
         self.model_choice = ModelChoice(settings, document, self)
@@ -232,11 +236,14 @@ class MainWindow(QMainWindow):
         engine.failed.connect(self._fail)
         for part in (
             self.documents, self.objects, prompts, tracking, self.document, transfers, self.models,
-            self.mutual_kv, self.model_choice,
+            self.mutual_kv, self.model_choice, self.absence,
         ):  # fmt: skip
             part.failed.connect(self._fail)
         for notice in (self.documents, self.objects, self.navigation, self.model_choice):
             notice.noticed.connect(lambda text: self.toasts.show(text, topic="notice"))
+        self.absence.offered.connect(
+            lambda text, action, call: self.toasts.show(text, Tone.INFO, action, call, topic="notice")
+        )
         self.documents.video_missing.connect(self.dialogs.ask_for_video)
         self.documents.busy_changed.connect(self._show_opening)
         self.document.stepped.connect(self.navigation.jump)
@@ -471,6 +478,11 @@ class MainWindow(QMainWindow):
         self.loader.shutdown()
         self.engine.shutdown()
         event.accept()
+
+
+def _first_size(available: QSize) -> QSize:
+    """Size of a window that was never shown: comfortable, and no larger than the screen."""
+    return QSize(1440, 900).boundedTo(available - FRAME_SPACE)
 
 
 def _line() -> QFrame:

@@ -40,6 +40,15 @@ def attention(lane: LaneArrays, threshold: float) -> npt.NDArray[np.bool_]:
     return flags
 
 
+def run_around(flags: npt.NDArray[np.bool_], frame: int) -> tuple[int, int] | None:
+    """First and last frame of the unbroken run of flagged frames around one; None where it has no flag."""
+    if not flags[frame]:
+        return None
+    clear = np.flatnonzero(~flags)
+    behind, ahead = clear[clear < frame], clear[clear > frame]
+    return int(behind[-1]) + 1 if len(behind) else 0, int(ahead[0]) - 1 if len(ahead) else len(flags) - 1
+
+
 def attention_frames(lanes: Iterable[LaneArrays], threshold: float) -> list[int]:
     """Frames on which any of the objects needs attention, ascending."""
     flags = [attention(lane, threshold) for lane in lanes]

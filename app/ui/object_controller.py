@@ -21,7 +21,7 @@ from app.ui.i18n import tr
 from app.ui.objects_panel import ObjectsPanel, Part
 from app.ui.shortcuts import ActionRegistry
 from app.ui.state import Workspace
-from qcore.masks import Rle, decode, empty
+from qcore.masks import Rle, decode
 
 
 class ObjectController(QObject):
@@ -261,21 +261,6 @@ class ObjectController(QObject):
         frame, chosen = self._workspace.frame, self._workspace.selection
         if chosen:
             self.do(lambda p: edits.remove_masks(p, chosen, frame, frame))
-
-    def set_absent(self) -> None:
-        """Say that the selected objects are not in view on the current frame."""
-        frame, chosen = self._workspace.frame, self._workspace.selection
-
-        def changes(project: Project) -> list[Change]:
-            found = []
-            for object_id in chosen:
-                gone = edits.clear_prompts(project, object_id, frame)
-                nothing = edits.set_mask(project, frame, object_id, empty(project.size))
-                name = project.objects[object_id].name
-                found += [replace(gone, title=tr("{0} not in view").format(name)), nothing]
-            return found
-
-        self.do_all(changes)
 
     def clear_frame(self) -> None:
         """Remove all prompts and masks of the current frame."""

@@ -55,7 +55,7 @@ def connect_actions(window: MainWindow) -> None:
     on("object.rename", objects.rename)
     on("object.visible", objects.toggle_visible)
     on("object.lock", objects.toggle_lock)
-    on("object.absent", objects.set_absent)
+    on("object.absent", window.absence.mark)
     on("object.remove", objects.remove)
     on("object.all", objects.select_all)
     on("edit.copy", objects.copy_mask)
