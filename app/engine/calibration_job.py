@@ -35,7 +35,7 @@ class Recipe:
     model: str = "embedded-fp16"
     bits: str = "w6a6"
     method: str = "q-minisam2"
-    iterations: int = BUDGETS["balanced"]
+    iterations: int = BUDGETS["fast"]
     clip_count: int = 8
     frames_per_clip: int = 20
     budget_mb: float | None = None

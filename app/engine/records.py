@@ -40,6 +40,8 @@ class TaskState:
     message: str = ""
     can_pause: bool = False
     can_cancel: bool = True
+    is_share: bool = False
+    """``done`` of ``total`` is a share of the whole: nothing that a user counts."""
 
     @property
     def is_paused(self) -> bool:

@@ -50,9 +50,8 @@ def export(project: Project, path: Path, options: ExportOptions, progress: Progr
         )
     chosen = Selection(project, options, default_stride(project.video.fps), every_frame=True)
     if options.stride is None and chosen.stride != 4:
-        chosen.add_loss(
-            "stride", chosen.stride, "SA-V expects 24 frames a second, here it is every {n}", "frame"
-        )
+        rates = f"SA-V videos have 24 frames a second, this one {project.video.fps:.4g}"
+        chosen.add_loss("stride", chosen.stride, f"{rates}: one of every {{n}} is written", "frame")
     nothing = masks.to_coco(masks.empty(project.size))
     rows: list[list[dict[str, Any]]] = []
     areas: list[list[int]] = []

@@ -68,7 +68,7 @@ class Selection:
         self.add_loss("never_visible", unseen, "{n} never visible on these frames left out", "object")
         off_grid = sum(int((tracked[o] & ~grid).sum()) for o in chosen)
         if off_grid and not options.only_reviewed:
-            self.add_loss("skipped_frames", off_grid, "{n} on frames that are not part of the export", "mask")
+            self.add_loss("skipped_frames", off_grid, "{n} on frames that are not written", "mask")
         if not self.frames or not self.objects:
             raise FormatError("There is nothing to export: no object has a mask on the chosen frames.")
         self._ids = {track.object_id for track in self.objects}

@@ -228,9 +228,11 @@ class ExportDialog(QDialog):
             self._editors["polygon_tolerance_px"].setEnabled(bool(self._values["polygons"]()))
         if self.format.id in SLOW_TO_CHECK:
             self._check.stop()
+            self.export_button.setEnabled(True)
             self.losses.setText(tr("The clip with its masks drawn over it; for looking, not for training."))
             return
         self.losses.setText(tr("Checking…"))
+        self.export_button.setEnabled(True)
         self._check.start()
 
     def _dry_run(self) -> None:
@@ -240,14 +242,15 @@ class ExportDialog(QDialog):
             if number != self._check_number or self._closed:
                 raise ExportCancelled
 
-        def show(text: str) -> None:
+        def show(text: str, can_export: bool) -> None:
             if number == self._check_number and not self._closed:
                 self.losses.setText(text)
+                self.export_button.setEnabled(can_export)
 
         self._background.run(
             lambda: dry_run(format_id, self._project, _without_frames(options), watch),
-            lambda report: show(_describe(report)),
-            lambda error: show(sentence(error)),
+            lambda report: show(_describe(report), True),
+            lambda error: show(sentence(error), False),
             "dry run",
         )
 

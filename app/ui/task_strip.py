@@ -128,10 +128,13 @@ class _Row(QFrame):
 
 def _facts(state: TaskState) -> str:
     count = f"{state.done} / {state.total}" if state.total else ""
+    if state.is_share and state.fraction is not None:
+        count = f"{100 * state.fraction:.0f} %"
     if state.phase is Phase.FINISHED:
         return tr("done")
     if state.phase is Phase.CANCELLED:
-        return tr("stopped, {0} kept").format(state.done) if state.total else tr("stopped")
+        counted = state.total and not state.is_share
+        return tr("stopped, {0} kept").format(state.done) if counted else tr("stopped")
     if state.phase is Phase.FAILED:
         return state.message or tr("failed")
     if state.phase is Phase.PAUSED:

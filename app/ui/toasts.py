@@ -45,10 +45,12 @@ class Toasts(QObject):
         action: str = "",
         call: Callable[[], object] | None = None,
         topic: str = "",
+        stays: bool = False,
     ) -> None:
         """Show a fact; with ``action``, a button that does ``call``.
 
-        A repeated text is shown once, and of a ``topic`` only the newest.
+        A repeated text is shown once, and of a ``topic`` only the newest. One that ``stays`` waits for the
+        user, who may not be looking.
         """
         for toast in self._shown:
             if toast.text == text:
@@ -58,6 +60,8 @@ class Toasts(QObject):
             toast.dismiss()
         toast = _Toast(self._host, text, tone, action, call, self._closed)
         toast.topic = topic
+        if stays:
+            toast.stay()
         self._shown.append(toast)
         while len(self._shown) > LIMIT:
             self._shown[0].dismiss()
@@ -151,7 +155,13 @@ class _Toast(QFrame):
 
     def restart(self) -> None:
         """Count the time from now."""
-        self._timer.start(self._span_ms)
+        if self._span_ms:
+            self._timer.start(self._span_ms)
+
+    def stay(self) -> None:
+        """Do not go away by itself."""
+        self._timer.stop()
+        self._span_ms = 0
 
     def dismiss(self) -> None:
         """Go away."""

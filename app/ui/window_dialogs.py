@@ -229,7 +229,11 @@ class WindowDialogs(QObject):
         box.setIconPixmap(self._window.windowIcon().pixmap(64, 64))
         box.setText(f"<b>Q-MiniSAM2 Annotator</b> {__version__}")
         box.setInformativeText(
-            tr("Annotate video with a SAM 2 that is quantized on your own clips.") + "\n" + tr("Apache-2.0.")
+            tr("Annotate video with a SAM 2 that is quantized on your own clips.")
+            + "\n\n"
+            + tr("The program is Apache-2.0, the embedded model CC BY-NC 4.0.")
+            + "\n"
+            + tr("SAM 2 is by Meta, Apache-2.0.")
         )
         box.open()
 

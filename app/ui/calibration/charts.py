@@ -48,7 +48,7 @@ class LossChart(QWidget):
         painter.drawRoundedRect(area, 6, 6)
         if len(self._points) < 2:
             painter.setPen(QColor(colors.text_muted))
-            painter.drawText(area, Qt.AlignmentFlag.AlignCenter, "–")
+            painter.drawText(area, Qt.AlignmentFlag.AlignCenter, tr("The loss of each part appears here."))
             return
         logs = [math.log10(loss) for _, loss in self._points]
         low, high = min(logs), max(logs) + 1e-6
@@ -62,6 +62,12 @@ class LossChart(QWidget):
             x = inner.left() + inner.width() * i / (len(self._points) - 1)
             line.append(QPointF(x, inner.top() + inner.height() * (high - logs[i]) / (high - low)))
         painter.drawPolyline(QPolygonF(line))
+        painter.setPen(QColor(colors.text_muted))
+        left = Qt.AlignmentFlag.AlignLeft
+        painter.drawText(inner, left | Qt.AlignmentFlag.AlignTop, f"{10**high:.2g}")
+        painter.drawText(inner, left | Qt.AlignmentFlag.AlignBottom, f"{10**low:.2g}")
+        caption = tr("loss, one line a part, log scale")
+        painter.drawText(inner, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignBottom, caption)
 
 
 class UnitChart(QWidget):

@@ -22,6 +22,8 @@ from PySide6.QtWidgets import (
 
 from app.engine.engine import sentence
 from app.ui.background import Background
+from app.ui.document_controller import VIDEO_SUFFIXES
+from app.ui.fields import inset
 from app.ui.i18n import tr
 from app.ui.theme import GRID
 from qcore.quant.clip_selection import ClipRequest, Rgb, plan_clips, read_frames
@@ -87,7 +89,7 @@ class ClipsPage(QWidget):
 
     def _number(self, row: QHBoxLayout, title: str, low: int, high: int, value: int) -> QSpinBox:
         row.addWidget(QLabel(title))
-        box = QSpinBox()
+        box = inset(QSpinBox())
         box.setRange(low, high)
         box.setValue(value)
         box.setAccessibleName(title)
@@ -107,7 +109,7 @@ class ClipsPage(QWidget):
         """Put a project's video on the list, with the prompts and masks that its project knows."""
         if any(known.path == clip.path for known in self._entries):
             return
-        item = QListWidgetItem(f"{clip.path.name}\n{tr('Looking…')}")
+        item = QListWidgetItem(QIcon(QPixmap.fromImage(_strip([]))), f"{clip.path.name}\n{tr('Looking…')}")
         self.list.addItem(item)
         entry = _Entry(clip.path, item)
         self._entries.append(entry)
@@ -152,12 +154,22 @@ class ClipsPage(QWidget):
         self.changed.emit()
 
     def _add_files(self) -> None:
-        paths, _ = QFileDialog.getOpenFileNames(self, tr("Videos to calibrate on"), str(Path.home()))
+        patterns = " ".join(f"*{suffix}" for suffix in VIDEO_SUFFIXES)
+        paths, _ = QFileDialog.getOpenFileNames(
+            self,
+            tr("Videos to calibrate on"),
+            self._folder(),
+            f"{tr('Videos')} ({patterns});;{tr('All files')} (*)",
+        )
         self.add_paths(paths)
 
     def _add_folder(self) -> None:
-        path = QFileDialog.getExistingDirectory(self, tr("A folder of frames"), str(Path.home()))
+        path = QFileDialog.getExistingDirectory(self, tr("A folder of frames"), self._folder())
         self.add_paths([path] if path else [])
+
+    def _folder(self) -> str:
+        """Where to look first: beside the newest clip."""
+        return str(self._entries[-1].path.parent if self._entries else Path.home())
 
     def add_paths(self, paths: Sequence[str]) -> None:
         """Put files on the list."""

@@ -141,8 +141,9 @@ class CalibrationController(QObject):
         name = "" if self.job is None else self.job.recipe.name
         eta_s = self._last.get("eta_s") if phase is Phase.RUNNING else None
         state = TaskState(
-            TASK, tr("Calibrate {0}").format(name), phase, done, 1000, eta_s, self._message, can_pause=True
-        )
+            TASK, tr("Calibrate {0}").format(name), phase, done, 1000, eta_s, self._message,
+            can_pause=True, is_share=True,
+        )  # fmt: skip
         self.task_changed.emit(state)
 
 

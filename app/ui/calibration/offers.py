@@ -62,7 +62,7 @@ class CalibrationOffers(QObject):
             return
         self._toasts.show(
             tr("The calibration “{0}” was not finished.").format(job.recipe.name), Tone.INFO,
-            tr("Go on"), lambda: self._resume(job),
+            tr("Go on"), lambda: self._resume(job), stays=True,
         )  # fmt: skip
 
     def _resume(self, job: CalibrationJob) -> None:
@@ -99,7 +99,7 @@ class CalibrationOffers(QObject):
     def _show_ready(self, job: CalibrationJob) -> None:
         self._toasts.show(
             tr("“{0}” is calibrated.").format(job.recipe.name), Tone.SUCCESS,
-            tr("Show the report"), lambda: self._show(job),
+            tr("Show the report"), lambda: self._show(job), stays=True,
         )  # fmt: skip
 
     def _show(self, job: CalibrationJob) -> None:

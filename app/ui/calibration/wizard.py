@@ -184,10 +184,19 @@ class CalibrationWizard(QDialog):
             tr("Use this model"),
         )
         self.next.setText(titles[page])
+        self._set_primary(self.next, not (page == RUN and running))
         problem = self.quality.name_problem() if page == QUALITY else ""
         if page == QUALITY:
             self.message.setText(problem)
         self.next.setEnabled(not problem and (page != CLIPS or bool(self.clips.requests())))
+
+    @staticmethod
+    def _set_primary(button: QPushButton, primary: bool) -> None:
+        """Let the button stand out, or not: stopping is no step forward."""
+        if button.property("primary") is not primary:
+            button.setProperty("primary", primary)
+            button.style().unpolish(button)
+            button.style().polish(button)
 
     def _back(self) -> None:
         self.pages.setCurrentIndex(CLIPS if self.pages.currentIndex() == QUALITY else QUALITY)

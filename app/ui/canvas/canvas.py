@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from PySide6.QtCore import QEvent, QMetaMethod, QPoint, QPointF, QRectF, Qt, QTimer, Signal, SignalInstance
 from PySide6.QtGui import (
-    QColor,
     QDragEnterEvent,
     QDragLeaveEvent,
     QDropEvent,
@@ -27,9 +26,10 @@ from PySide6.QtWidgets import QWidget
 
 from app.ui import theme
 from app.ui.canvas.brush import MAX_RADIUS, MIN_RADIUS, resized
-from app.ui.canvas.empty_state import EmptyState, EmptyStateView
+from app.ui.canvas.empty_state import EmptyState, EmptyStateView, paint_drop_zone
 from app.ui.canvas.gestures import BoxGesture, HandleGesture, StrokeGesture
 from app.ui.canvas.hit_test import BoxHit
+from app.ui.canvas.labels import paint_label, paint_pill
 from app.ui.canvas.mask_painter import ShapeCache, paint_preview
 from app.ui.canvas.pointer import Pointer
 from app.ui.canvas.prompt_painter import (
@@ -95,6 +95,7 @@ class Canvas(QWidget):
         self._transform = ViewTransform()
         self._is_fitted = True
         self._hint = ""
+        self._dropping = False
         self._pending_stroke: LiveStroke | None = None
         self._pending_timer = QTimer(self)
         self._pending_timer.setSingleShot(True)
@@ -363,7 +364,11 @@ class Canvas(QWidget):
             self._paint_size(painter, gesture, view)
         self._paint_pointer(painter)
         if self._hint and not self._empty_view.isVisible():
-            self._paint_pill(painter, self._hint)
+            size = self.video_size
+            bottom = min(self._transform.to_widget(0, size[1])[1], float(self.height()))
+            paint_pill(painter, self._hint, self.width() / 2, bottom - 2 * theme.GRID)
+        if self._dropping:
+            paint_drop_zone(painter, QRectF(self.rect()), True)
 
     def _view(self) -> View:
         """The view, with the picture moved onto whole screen pixels so that it stays sharp."""
@@ -403,29 +408,7 @@ class Canvas(QWidget):
     def _paint_size(self, painter: QPainter, gesture: BoxGesture, view: View) -> None:
         x0, y0, x1, y1 = gesture.box_xyxy
         x, y = view.transform.to_widget(x1, y1)
-        self._paint_label(painter, f"{x1 - x0:.0f} × {y1 - y0:.0f}", QPointF(x + 8, y + 8))
-
-    def _paint_label(self, painter: QPainter, text: str, top_left: QPointF) -> None:
-        metrics = painter.fontMetrics()
-        rect = QRectF(top_left.x(), top_left.y(), metrics.horizontalAdvance(text) + 12, metrics.height() + 4)
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(QColor(0, 0, 0, 170))
-        painter.drawRoundedRect(rect, 4, 4)
-        painter.setPen(QColor("#ffffff"))
-        painter.drawText(rect, Qt.AlignmentFlag.AlignCenter, text)
-
-    def _paint_pill(self, painter: QPainter, text: str) -> None:
-        width = painter.fontMetrics().horizontalAdvance(text) + 4 * theme.GRID
-        height = painter.fontMetrics().height() + 2 * theme.GRID
-        size = self.video_size
-        assert size is not None
-        bottom = min(self._transform.to_widget(0, size[1])[1], float(self.height()))
-        rect = QRectF((self.width() - width) / 2, bottom - height - 2 * theme.GRID, width, height)
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(QColor(20, 21, 24, 215))
-        painter.drawRoundedRect(rect, height / 2, height / 2)
-        painter.setPen(QColor("#ffffff"))
-        painter.drawText(rect, Qt.AlignmentFlag.AlignCenter, text)
+        paint_label(painter, f"{x1 - x0:.0f} × {y1 - y0:.0f}", QPointF(x + 8, y + 8))
 
     def _theme_changed(self) -> None:
         self._scene.touch()
@@ -492,15 +475,20 @@ class Canvas(QWidget):
         """Accept files."""
         if any(url.isLocalFile() for url in event.mimeData().urls()):
             event.acceptProposedAction()
-            self._empty_view.set_dropping(True)
+            self._set_dropping(True)
+
+    def _set_dropping(self, dropping: bool) -> None:
+        self._dropping = dropping
+        self._empty_view.set_dropping(dropping)
+        self.update()
 
     def dragLeaveEvent(self, event: QDragLeaveEvent) -> None:
         """The files went elsewhere."""
-        self._empty_view.set_dropping(False)
+        self._set_dropping(False)
 
     def dropEvent(self, event: QDropEvent) -> None:
         """Report dropped files."""
-        self._empty_view.set_dropping(False)
+        self._set_dropping(False)
         paths = [url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()]
         if paths:
             event.acceptProposedAction()

@@ -99,15 +99,7 @@ class EmptyStateView(QWidget):
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.fillRect(self.rect(), QColor(colors.window))
-        margin = 3 * theme.GRID
-        zone = QRectF(self.rect()).adjusted(margin, margin, -margin, -margin)
-        pen = QPen(QColor(colors.accent if self._dropping else colors.border_strong), 1.5)
-        pen.setDashPattern([5, 4])
-        pen.setCapStyle(Qt.PenCapStyle.RoundCap)
-        painter.setPen(pen)
-        if self._dropping:
-            painter.setBrush(theme.with_alpha(colors.accent, 0.08))
-        painter.drawRoundedRect(zone, 12, 12)
+        paint_drop_zone(painter, QRectF(self.rect()), self._dropping)
 
     def _refresh_icon(self) -> None:
         if self._icon_label is not None and self._state is not None:
@@ -118,6 +110,18 @@ class EmptyStateView(QWidget):
     def _clear(self) -> None:
         self._icon_label = None
         _empty_layout(self._column)
+
+
+def paint_drop_zone(painter: QPainter, area: QRectF, dropping: bool) -> None:
+    """A dashed frame inside an area, lit up while files hover over it."""
+    colors = theme.current()
+    margin = 3 * theme.GRID
+    pen = QPen(QColor(colors.accent if dropping else colors.border_strong), 1.5)
+    pen.setDashPattern([5, 4])
+    pen.setCapStyle(Qt.PenCapStyle.RoundCap)
+    painter.setPen(pen)
+    painter.setBrush(theme.with_alpha(colors.accent, 0.12) if dropping else Qt.BrushStyle.NoBrush)
+    painter.drawRoundedRect(area.adjusted(margin, margin, -margin, -margin), 12, 12)
 
 
 def _empty_layout(layout: QVBoxLayout | QHBoxLayout) -> None:

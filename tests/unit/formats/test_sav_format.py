@@ -114,7 +114,7 @@ def test_what_sav_cannot_hold_is_told(project: Project, tmp_path: Path) -> None:
     report = FORMATS["sav"].export(project, tmp_path / "a.json", ExportOptions(stride=2))
     texts = {loss.kind: str(loss) for loss in report.losses}
     assert texts == {
-        "skipped_frames": "9 masks on frames that are not part of the export.",
+        "skipped_frames": "9 masks on frames that are not written.",
         "unlabelled": "3 masks missing (not tracked there) and written as out of view.",
     }
     with pytest.raises(FormatError, match="fixed grid"):
