@@ -21,7 +21,13 @@ from app.cli.console import Console
 from app.cli.errors import CommandError, StoppedError
 from app.cli.export import export_into, parse_formats
 from app.cli.prompts_file import PromptedObject, read_prompts
-from app.cli.tracking import add_model_options, load_for_tracking, mutual_kv_settings
+from app.cli.tracking import (
+    add_feature_cache_option,
+    add_model_options,
+    feature_store,
+    load_for_tracking,
+    mutual_kv_settings,
+)
 from app.project import Edit, Project, edits
 from app.project.changes import key_of, make_change
 from app.project.model import ObjectTrack, Provenance
@@ -54,6 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("video", type=Path, help="a video, or a folder of frames")
     parser.add_argument("--prompts", type=Path, required=True, metavar="P.json", help="what to track")
     add_model_options(parser)
+    add_feature_cache_option(parser)
     parser.add_argument("--start", type=int, metavar="N", help="first frame in the direction of travel")
     parser.add_argument("--stop", type=int, metavar="N", help="last frame in the direction of travel")
     parser.add_argument(
@@ -149,6 +156,7 @@ def _track(
         source,
         feature_cache_bytes=_FEATURE_CACHE_BYTES,
         mutual_kv=mutual_kv_settings(args.mutual_kv),
+        feature_store=feature_store(args.feature_cache, model, args.model, source),
     )
     began = time.perf_counter()
     tally = _Tally(len(source))

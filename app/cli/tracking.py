@@ -11,7 +11,9 @@ from app.cli.errors import CommandError
 if TYPE_CHECKING:
     from sam2.modeling.sam2_base import SAM2Base
 
+    from qcore.tracking.feature_store import FeatureStore
     from qcore.tracking.mutual_kv import MutualKvSettings
+    from qcore.video import FrameSource
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -34,6 +36,50 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="EPS|auto|off",
         help="memory frames more similar than EPS (a cosine) share keys and values (default: off)",
     )
+
+
+def add_feature_cache_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--feature-cache``."""
+    parser.add_argument(
+        "--feature-cache",
+        type=_gigabytes,
+        default=0,
+        metavar="GB",
+        help="keep encoded frames on disk, up to GB in all: a later run on the video with the same model "
+        "needs no image encoder (default: 0, none)",
+    )
+
+
+def _gigabytes(text: str) -> int:
+    """Bytes of a number of gigabytes from 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of gigabytes")
+    return int(value * 1e9)
+
+
+def feature_store(
+    budget_bytes: int, model: SAM2Base, model_id: str, source: FrameSource
+) -> FeatureStore | None:
+    """Where ``--feature-cache`` keeps this video's encoded frames; None for a budget of 0.
+
+    Raises:
+        ModelError: the model's file cannot be read.
+    """
+    if not budget_bytes:
+        return None
+    from qcore.models.files import sha256_of
+    from qcore.models.loading import resolve_model
+    from qcore.runtime import cpu_kernels
+    from qcore.tracking.feature_store import FeatureStore, feature_key
+
+    device = model.device.type
+    arithmetic = f"{device} {cpu_kernels().summary if device == 'cpu' else next(model.parameters()).dtype}"
+    digest = sha256_of(resolve_model(model_id))
+    return FeatureStore(feature_key(source.fingerprint, digest, model.image_size, arithmetic), budget_bytes)
 
 
 def _mutual_kv(text: str) -> float | str | None:

@@ -17,6 +17,7 @@ import torch
 from sam2.modeling.sam2_base import SAM2Base
 
 from qcore.tracking.feature_cache import EncodedFrame, FeatureCache
+from qcore.tracking.feature_store import FeatureStore
 from qcore.tracking.preprocess import Frames, image_tensor
 from qcore.tracking.workers import Workers
 
@@ -29,16 +30,23 @@ class FrameEncoder:
 
     Args:
         storage_dtype: dtype the features are kept (and used) in; None keeps them exactly as computed.
-        Rounding
-            happens before the first use, so a mask never depends on whether its frame came from the cache.
+            Rounding happens before the first use, so a mask never depends on whether its frame came from the
+            cache.
+        store: keeps them on disk too.
     """
 
     def __init__(
-        self, model: SAM2Base, source: Frames, cache: FeatureCache, storage_dtype: torch.dtype | None = None
+        self,
+        model: SAM2Base,
+        source: Frames,
+        cache: FeatureCache,
+        storage_dtype: torch.dtype | None = None,
+        store: FeatureStore | None = None,
     ) -> None:
         self._model = model
         self._source = source
         self._storage_dtype = storage_dtype
+        self._store = store
         self._position_1chw: torch.Tensor | None = None
         self._reading = threading.Lock()
         self._lock = threading.Lock()
@@ -48,7 +56,7 @@ class FrameEncoder:
         self.encoder_runs = 0
 
     def __getitem__(self, frame_index: int) -> EncodedFrame:
-        """The encoded frame, from the cache or computed now."""
+        """The encoded frame, from the cache, the store on disk, or computed now."""
         with self._lock:
             running = self._running.get(frame_index)
         # what runs no more is in the cache
@@ -61,9 +69,19 @@ class FrameEncoder:
 
     @property
     def position_1chw(self) -> torch.Tensor:
-        """Position encoding of the top level, the same for every frame; known once a frame was encoded."""
+        """Position encoding of the top level, the same for every frame; known once there was a frame."""
         assert self._position_1chw is not None, "no frame was encoded yet"
         return self._position_1chw
+
+    def _level_shapes(self) -> list[tuple[int, ...]]:
+        """(1, C, H, W) of every level."""
+        model, width = self._model, self._model.hidden_dim
+        widths = (width // 8, width // 4) if model.use_high_res_features_in_sam else (width, width)
+        sides = [model.image_size // stride for stride in (4, 8, 16)]
+        shapes: list[tuple[int, ...]] = [
+            (1, c, side, side) for c, side in zip((*widths, width), sides, strict=True)
+        ]
+        return shapes[-model.num_feature_levels :]
 
     @property
     def _model_dtype(self) -> torch.dtype:
@@ -92,9 +110,19 @@ class FrameEncoder:
                 source.close()
 
     def _encode_frame(self, frame_index: int, source: Frames) -> EncodedFrame:
-        with self._reading:
-            rgb_hw3 = source[frame_index]
-        frame = self._encode(rgb_hw3)
+        frame = None if self._store is None else self._store.get(frame_index, self._level_shapes())
+        if frame is None:
+            with self._reading:
+                rgb_hw3 = source[frame_index]
+            frame = self._encode(rgb_hw3)
+            if self._store is not None:
+                self._store.put(frame_index, frame)
+        else:
+            frame = EncodedFrame(tuple(level.to(self._model.device) for level in frame.levels))
+            if self._position_1chw is None:
+                # it depends on the shape alone
+                top_bchw = frame.top_bchw.to(self._model_dtype)
+                self._position_1chw = self._model.image_encoder.neck.position_encoding(top_bchw).to(top_bchw)
         self.cache.put(frame_index, frame)
         return frame
 

@@ -27,6 +27,7 @@ from qcore.tracking.decoding import mask_result
 from qcore.tracking.encoder import LOOK_AHEAD_FRAMES, FrameEncoder, LookAhead
 from qcore.tracking.errors import TrackingError
 from qcore.tracking.feature_cache import DEFAULT_FEATURE_CACHE_BYTES, FeatureCache
+from qcore.tracking.feature_store import FeatureStore
 from qcore.tracking.memory_bank import ClickHistory, Keyframe, ObjectMemory
 from qcore.tracking.memory_plan import ConditioningRule
 from qcore.tracking.mutual_kv import MutualKvSettings
@@ -48,6 +49,7 @@ class VideoSession:
         feature_cache_bytes: budget for encoded frames.
         mutual_kv: how memory frames share keys and values; None for exact attention.
         feature_dtype: dtype to keep encoded frames in (float16 halves them); None keeps them exactly.
+        feature_store: keeps encoded frames on disk for later sessions too; None for not.
         conditioning: which prompted frames a frame may attend to.
         recall: asks the project for masks of earlier work. A click on a frame that was tracked in an earlier
             session then refines its mask instead of starting anew, and a pass that starts between keyframes
@@ -62,12 +64,15 @@ class VideoSession:
         feature_cache_bytes: int = DEFAULT_FEATURE_CACHE_BYTES,
         mutual_kv: MutualKvSettings | None = None,
         feature_dtype: torch.dtype | None = None,
+        feature_store: FeatureStore | None = None,
         conditioning: ConditioningRule | None = None,
         recall: Recall | None = None,
     ) -> None:
         self._frame_count = len(source)
         self._size_hw = source.size
-        self._encoder = FrameEncoder(model, source, FeatureCache(feature_cache_bytes), feature_dtype)
+        self._encoder = FrameEncoder(
+            model, source, FeatureCache(feature_cache_bytes), feature_dtype, feature_store
+        )
         self._mutual_kv = MutualKv(mutual_kv, model.num_maskmem)
         self._tracker = ObjectTracker(
             model,

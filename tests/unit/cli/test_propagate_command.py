@@ -21,6 +21,8 @@ from app.project.model import MaskSource
 from qcore import masks
 from qcore.models import EmbeddedArch, build_embedded, load_model
 from qcore.models.embedded import ARCH_METADATA_KEY
+from qcore.tracking.encoder import FrameEncoder
+from qcore.tracking.feature_store import feature_store_folder
 from qcore.tracking.session import VideoSession
 from qcore.tracking.types import Direction, MaskResult, Prompt
 from qcore.video import open_source
@@ -116,6 +118,28 @@ def test_the_project_holds_what_the_session_gives(
         assert [label.name for label in opened.classes.values()] == ["animal"]
         assert opened.prompt(0, 3) == Prompt(0, 3, box_xyxy=BOX)
         assert opened.provenance[-1].model == str(model_file)
+
+
+def test_encoded_frames_are_kept_on_disk_when_asked_for(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main([*command, "--project", str(tmp_path / "x.qmsproj"), "--feature-cache", "-1"]) == 2
+    assert "is not a number of gigabytes" in capsys.readouterr().err
+    runs: list[int] = []
+    encode = FrameEncoder._encode
+
+    def counted(self: FrameEncoder, rgb_hw3: Any) -> Any:
+        runs.append(1)
+        return encode(self, rgb_hw3)
+
+    monkeypatch.setattr(FrameEncoder, "_encode", counted)
+    found = []
+    for name, options in (("a", []), ("b", ["--feature-cache", "0.1"]), ("c", ["--feature-cache", "0.1"])):
+        assert main([*command, "--project", str(tmp_path / name), *options]) == 0
+        found.append(stored(tmp_path / name))
+        assert len(list(feature_store_folder().rglob("*.safetensors"))) == (0 if name == "a" else FRAMES)
+    assert len(runs) == 2 * FRAMES  # none in the third run
+    assert found[0] == found[1] == found[2]
 
 
 def test_exports_without_a_project_hold_the_same_masks(
