@@ -1,9 +1,12 @@
 """Measures the window as a user meets it: opening a clip, a click's way to its mask, memory while tracking.
 
-    python tests/benchmarks/window.py CLIP --box X0 Y0 X1 Y1 [--box ...] [--frames N]
+    python tests/benchmarks/window.py CLIP --box X0 Y0 X1 Y1 [--box ...] [--minutes M] [--track-seconds S]
+                                      [--calibrate CLIP ...]
 
-Runs the real window with the real model and prints one JSON object. Set QT_QPA_PLATFORM=offscreen where there
-is no display.
+Runs the real window with the real model and prints one JSON object. ``--minutes`` repeats the clip, without
+encoding it again, until it is so long; ``--track-seconds`` tracks all boxes for so long and notes the
+memory; ``--calibrate`` starts a calibration on these clips, as the wizard does, and clicks beside it. Set
+QT_QPA_PLATFORM=offscreen where there is no display.
 """
 
 from __future__ import annotations
@@ -20,21 +23,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import psutil
 from PySide6.QtCore import QEventLoop, QPointF, Qt, QTimer
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication
 
+from app.engine.calibration_job import Recipe
 from app.engine.records import ModelPhase
 from app.threads import let_threads_sleep
 from app.ui import theme
+from app.ui.calibration.controller import CalibrationController
 from app.ui.main_window import MainWindow
 from app.ui.settings import Settings
 from qcore.evaluation.memory import peak_rss_bytes
+from qcore.quant.clip_selection import ClipRequest
 
 CLICKS = 12
 POLL_MS = 5
+MARK_FRAMES = 50
+"""Memory is noted every so many frames."""
 MIB = 2**20
 Box = tuple[float, float, float, float]
 
@@ -130,25 +139,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("clip", type=Path)
     parser.add_argument("--box", type=float, nargs=4, action="append", required=True, dest="boxes")
-    parser.add_argument("--frames", type=int, default=0, help="track so many frames and watch the memory")
+    parser.add_argument("--minutes", type=float, default=0, help="repeat the clip until it is so long")
+    parser.add_argument("--track-seconds", type=float, default=0, help="track so long and watch the memory")
+    parser.add_argument(
+        "--calibrate", type=Path, nargs="+", default=[], help="clips to calibrate on meanwhile"
+    )
     args = parser.parse_args()
     let_threads_sleep()
     process = psutil.Process(os.getpid())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clip = folder / args.clip.name  # the project file goes beside the clip
-        try:
-            clip.symlink_to(args.clip.resolve())
-        except OSError:
-            shutil.copy(args.clip, clip)
+        if args.minutes:
+            repeat(args.clip, clip, 60 * args.minutes)
+        else:
+            shutil.copyfile(args.clip, clip)
         bench = Bench(folder)
         loaded = process.memory_info().rss
         facts: dict[str, Any] = {"loaded_model_mib": round(loaded / MIB)}
         facts["first_frame_s"] = round(bench.open(clip), 3)
         facts["clip_frames"] = bench.window.workspace.frame_count
         facts["click_to_mask_ms"] = _clicks(bench, args.boxes[0])
-        if args.frames:
-            facts["tracking"] = _track(bench, args.boxes, args.frames, process)
+        if args.calibrate:
+            facts["click_to_mask_while_calibrating_ms"] = _calibrate(bench, folder, args)
+        if args.track_seconds:
+            facts["tracking"] = _track(bench, args.boxes, args.track_seconds, process)
             facts["peak_beyond_model_mib"] = round((peak_rss_bytes() - loaded) / MIB)
         bench.window.close()
     print(json.dumps(facts, indent=1))
@@ -183,34 +198,67 @@ def _clicks(bench: Bench, box: Box) -> dict[str, float]:
     }
 
 
-def _track(bench: Bench, boxes: list[Box], frames: int, process: psutil.Process) -> dict[str, Any]:
-    """Box the objects, track them forward, and note the memory on the way."""
+def _calibrate(bench: Bench, folder: Path, args: argparse.Namespace) -> dict[str, float]:
+    """The same clicks while a calibration with the default choices is fitting."""
+    work = CalibrationController(folder / "calibrations")
+    stages: set[str] = set()
+    work.progressed.connect(lambda event: stages.add(event["stage"]))
+    work.begin(Recipe("bench"), [ClipRequest(path) for path in args.calibrate])
+    bench.until(lambda: "observe" in stages)
+    found = _clicks(bench, args.boxes[0])
+    work.shutdown()
+    return found
+
+
+def _track(bench: Bench, boxes: list[Box], seconds: float, process: psutil.Process) -> dict[str, Any]:
+    """Box the objects, track them forward for some time, and note the memory on the way."""
     for box in boxes:
         bench.window.objects.deselect()
         bench.drag(box)
     window = bench.window
     window.navigation.jump(0)
-    window.workspace.set_range(0, frames - 1)
-    window.actions_table["track.forward"].trigger()
     marks: dict[int, int] = {}
+    frames = [0]
+
+    def note(frame: int) -> None:
+        frames[0] = frame
+        if frame // MARK_FRAMES * MARK_FRAMES not in marks:
+            marks[frame // MARK_FRAMES * MARK_FRAMES] = round(process.memory_info().rss / MIB)
+
+    window.tracking.frame_tracked.connect(note)
+    window.actions_table["track.forward"].trigger()
     began = time.perf_counter()
-    step = max(1, frames // 8)
-
-    def is_done() -> bool:
-        here = window.workspace.frame
-        if here // step not in marks:
-            marks[here // step] = round(process.memory_info().rss / MIB)
-        return not window.tracking.is_running
-
-    bench.until(is_done, limit_s=24 * 3600)
+    bench.until(lambda: not window.tracking.is_running or time.perf_counter() - began > seconds)
+    took = time.perf_counter() - began
+    window.tracking.stop()
+    bench.until(lambda: not window.tracking.is_running)
     project = window.document.need()
     return {
         "objects": len(boxes),
-        "frames": frames,
+        "frames": frames[0],
         "masks": sum(len(project.frames_with_mask(i)) for i in project.objects),
-        "seconds": round(time.perf_counter() - began, 1),
-        "rss_mib_by_frame": {str(k * step): v for k, v in sorted(marks.items())},
+        "seconds": round(took, 1),
+        "rss_mib_by_frame": {str(frame): rss for frame, rss in sorted(marks.items())},
     }
+
+
+def repeat(source: Path, target: Path, seconds: float) -> None:
+    """Write a clip again and again into one file, packet by packet."""
+    with av.open(str(source)) as container, av.open(str(target), "w") as out:
+        stream = container.streams.video[0]
+        packets = [packet for packet in container.demux(stream) if packet.dts is not None]
+        assert stream.time_base is not None and stream.average_rate is not None
+        step = round(1 / stream.average_rate / stream.time_base)
+        made = out.add_stream_from_template(stream)
+        first = 0
+        while first * step * stream.time_base < seconds:
+            for packet in packets:
+                copy = av.Packet(bytes(packet))
+                copy.stream, copy.time_base, copy.is_keyframe = made, stream.time_base, packet.is_keyframe
+                assert packet.pts is not None and packet.dts is not None
+                copy.pts, copy.dts = packet.pts + first * step, packet.dts + first * step
+                out.mux(copy)
+            first += len(packets)
 
 
 if __name__ == "__main__":

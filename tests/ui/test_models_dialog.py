@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+import torch
 
 import qcore.models.install
 import qcore.models.registry
@@ -221,3 +222,27 @@ def test_a_file_that_is_no_model_is_refused_with_a_sentence(qtbot, dialog, tmp_p
     with qtbot.waitSignal(dialog.models.failed) as signal:
         dialog.models.import_file(bad)
     assert "notes.txt" in signal.args[0]
+
+
+class _Marker:
+    """Its unpickling makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (type(self.path).touch, (self.path,))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("evil.pt", "holds more than weights"), ("sam2.1_hiera_tiny.pt", "is not the published")],
+)
+def test_code_and_a_wrong_hash_are_refused_and_the_list_stays_as_it_was(qtbot, dialog, tmp_path, name, words):
+    ran, source = tmp_path / "ran", tmp_path / name
+    torch.save({"model": {"a": torch.zeros(1)}, "code": _Marker(ran)}, source)
+    before = set(dialog.cards)
+    with qtbot.waitSignal(dialog.models.failed) as signal:
+        dialog.models.import_file(source)
+    assert words in signal.args[0] and "\n" not in signal.args[0]
+    assert not ran.exists() and set(dialog.cards) == before
