@@ -75,6 +75,7 @@ class CalibrationWizard(QDialog):
         self._estimator: CalibrationProcess | None = None
         self._estimated_for: object = None
         self._is_closed = False
+        self._is_installing = False
         self._battery_checked = 0.0
         self._scratch = tempfile.TemporaryDirectory(prefix="qminisam2-")
         self.setWindowTitle(tr("Calibrate for my videos"))
@@ -183,12 +184,14 @@ class CalibrationWizard(QDialog):
             tr("Stop") if running else tr("Try again"),
             tr("Use this model"),
         )
-        self.next.setText(titles[page])
+        self.next.setText(tr("Installing…") if self._is_installing else titles[page])
         self._set_primary(self.next, not (page == RUN and running))
         problem = self.quality.name_problem() if page == QUALITY else ""
         if page == QUALITY:
             self.message.setText(problem)
-        self.next.setEnabled(not problem and (page != CLIPS or bool(self.clips.requests())))
+        self.next.setEnabled(
+            not problem and not self._is_installing and (page != CLIPS or bool(self.clips.requests()))
+        )
 
     @staticmethod
     def _set_primary(button: QPushButton, primary: bool) -> None:
@@ -389,7 +392,12 @@ class CalibrationWizard(QDialog):
         if job is None:
             return
         bundle: Path = job.bundle
-        self.next.setEnabled(False)
+        self._is_installing = True
+
+        def failed(error: Exception) -> None:
+            self._is_installing = False
+            self._show_page()
+            self._problem(error)
 
         def done(spec: Any) -> None:
             job.tidy()
@@ -397,5 +405,5 @@ class CalibrationWizard(QDialog):
             self.close()
 
         self._background.run(
-            lambda: import_model(bundle), self._while_open(done), self._while_open(self._problem), "use model"
+            lambda: import_model(bundle), self._while_open(done), self._while_open(failed), "use model"
         )

@@ -56,7 +56,7 @@ def small_set(model: Path, clip: Path) -> list[str]:
 def test_the_report_says_what_both_models_draw(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.cli.quantize.measure_in_process", lambda *_: None)
+    monkeypatch.setattr("app.cli.quantize.measure_in_process", lambda *_, **__: None)
     clip = write_clip(tmp_path / "<b>squares.mp4")
     out, page, data = tmp_path / "q.safetensors", tmp_path / "r" / "report.html", tmp_path / "r" / "r.json"
     args = [*small_set(tiny, clip), *ONE_UNIT, "--out", str(out), "--report", str(page)]
