@@ -22,9 +22,19 @@ def rectified_sigmoid(v: Tensor) -> Tensor:
 
 
 class LearnedRounding(nn.Module):
-    """V for one weight tensor. Starts at soft rounding that reproduces W exactly inside the range."""
+    """V for one weight tensor. Starts at soft rounding that reproduces W exactly inside the range, or
+    (``decided``) close to nearest rounding, h = 0.05 or 0.95, from where a steady gradient can still turn it.
+    """
 
-    def __init__(self, weight: Tensor, scale: Tensor, zero_point: Tensor, bits: int, axis: int) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        scale: Tensor,
+        zero_point: Tensor,
+        bits: int,
+        axis: int,
+        decided: bool = False,
+    ) -> None:
         super().__init__()
         self.bits = bits
         self.scale = along_axis(scale.detach(), weight.ndim, axis)
@@ -32,6 +42,8 @@ class LearnedRounding(nn.Module):
         ratio = weight.detach() * (1.0 / self.scale)
         self.floor = torch.floor(ratio)
         fraction = (ratio - self.floor).clamp(1e-4, 1 - 1e-4)
+        if decided:
+            fraction = 0.05 + 0.9 * (torch.round(ratio) - self.floor)
         self.v = nn.Parameter(-torch.log((ZETA - GAMMA_STRETCH) / (fraction - GAMMA_STRETCH) - 1))
 
     def _codes(self, up: Tensor) -> Tensor:

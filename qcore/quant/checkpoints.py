@@ -58,7 +58,7 @@ class Checkpoints:
             return False
 
     def keep(self, unit: Unit, report: UnitReport) -> None:
-        """Write a finished unit: codes, steps and biases."""
+        """Write a finished unit: codes, scales, steps and biases."""
         path = self._path(unit.name)
         if path is None:
             return
@@ -66,6 +66,8 @@ class Checkpoints:
         for name, layer in unit.layers():
             assert layer.weight_quantizer.codes is not None
             tensors[f"{name}.codes"] = layer.weight_quantizer.codes.cpu().contiguous()
+            tensors[f"{name}.scale"] = layer.weight_quantizer.scale.cpu().contiguous()
+            tensors[f"{name}.zero_point"] = layer.weight_quantizer.zero_point.cpu().contiguous()
             tensors[f"{name}.weight"] = layer.weight.detach().cpu().contiguous()
             if layer.bias is not None:
                 tensors[f"{name}.bias"] = layer.bias.detach().cpu().contiguous()
@@ -85,6 +87,8 @@ class Checkpoints:
             device = next(unit.module.parameters()).device
             for name, layer in unit.layers():
                 layer.weight_quantizer.codes = file.get_tensor(f"{name}.codes").to(device)
+                layer.weight_quantizer.scale = file.get_tensor(f"{name}.scale").to(device)
+                layer.weight_quantizer.zero_point = file.get_tensor(f"{name}.zero_point").to(device)
                 layer.weight_quantizer.state = QuantizerState.ON
                 layer.weight.copy_(file.get_tensor(f"{name}.weight"))
                 if layer.bias is not None:

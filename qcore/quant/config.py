@@ -73,6 +73,8 @@ class ReconstructionConfig:
     beta_range: tuple[float, float] = (20.0, 2.0)
     warmup: float = 0.2
     loss_power: float = 2.0
+    compensate: bool = False
+    """Start from compensated rounding (`qcore.quant.compensation`) in place of nearest rounding."""
     learn_bias: bool = False
     """Fit biases too: they stay in floating point, so correcting them is free."""
     normalise: bool = True

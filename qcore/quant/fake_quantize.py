@@ -173,9 +173,9 @@ class WeightQuantizer(nn.Module):
             return self.rounding.soft_weight()
         return fake_quantize(weight, self.scale, self.zero_point, self.bits, self.axis)
 
-    def start_learning(self, weight: Tensor) -> LearnedRounding:
+    def start_learning(self, weight: Tensor, decided: bool = False) -> LearnedRounding:
         """Begin AdaRound; returns the rounding whose ``v`` is to be optimized."""
-        self.rounding = LearnedRounding(weight, self.scale, self.zero_point, self.bits, self.axis)
+        self.rounding = LearnedRounding(weight, self.scale, self.zero_point, self.bits, self.axis, decided)
         return self.rounding
 
     @torch.no_grad()

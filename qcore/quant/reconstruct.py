@@ -4,8 +4,8 @@
     L_rec = sum over channels, mean over the rest, of |f_fp - f_q|^2 / rms^2 + alpha R(V)          (Eq. 2)
 
 The input mixes the quantized prefix's and the original's (QDrop); the target is the original on its own
-input. After fitting, roundings are decided and the result is compared with plain nearest rounding: the
-better one stays.
+input. After fitting, roundings are decided and the result is compared with the rounding it started from,
+nearest or compensated: the better one stays.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from qcore.quant.adaround import LearnedRounding, annealed_beta
 from qcore.quant.attention import QuantizedRoPEAttention
+from qcore.quant.compensation import compensate_unit
 from qcore.quant.config import HvqConfig, QuantConfig, ReconstructionConfig
 from qcore.quant.fake_quantize import (
     ActivationQuantizer,
@@ -55,7 +56,7 @@ class UnitReport:
     undecided: float
     """Share of roundings still between 0.05 and 0.95 at that moment."""
     kept: str
-    """``learned`` or ``nearest``."""
+    """``learned``, ``compensated`` or ``nearest``: which rounding stayed."""
     iterations: int
 
 
@@ -88,7 +89,9 @@ class _Learned:
         self.biases: list[nn.Parameter] = []
         for module in unit.module.modules():
             if isinstance(module, QuantizedLayer) and weights and not module.weight_quantizer.is_frozen:
-                self.roundings.append(module.weight_quantizer.start_learning(module.weight))
+                self.roundings.append(
+                    module.weight_quantizer.start_learning(module.weight, config.compensate)
+                )
                 if config.learn_bias and module.bias is not None:
                     module.layer.bias.requires_grad_(True)
                     self.biases.append(module.layer.bias)  # type: ignore[arg-type]
@@ -132,9 +135,10 @@ def reconstruct_unit(
     settings = config.reconstruction
     assert settings is not None
     generator = torch.Generator().manual_seed(seed)
+    nearest = _hard_loss(unit, data, merge)
+    start, kept = _start(unit, data, config, merge, nearest)
     before = _saved_steps(unit)
     start_biases = {name: layer.bias.clone() for name, layer in unit.layers() if layer.bias is not None}
-    nearest = _hard_loss(unit, data, merge)
     if settings.phases == "joint":
         plan = [(settings.iterations, True, True)]
     elif settings.phases == "weights":
@@ -156,14 +160,39 @@ def reconstruct_unit(
             undecided = max((r.undecided() for r in learned.roundings), default=0.0)
             _decide(unit)
     final = _hard_loss(unit, data, merge)
-    kept = "learned"
-    if not final < nearest:
-        kept, final = "nearest", nearest
+    if final < start:
+        kept = "learned"
+    else:
+        final = start
         _restore(unit, before, start_biases)
-        log.info("%s: learned rounding did not beat nearest rounding, which stays", unit.name)
+        log.info("%s: learned rounding did not beat %s rounding, which stays", unit.name, kept)
     for _, layer in unit.layers():
         layer.freeze()
     return UnitReport(unit.name, nearest, final, soft, undecided, kept, settings.iterations)
+
+
+@torch.no_grad()
+def _start(
+    unit: Unit, data: UnitData, config: QuantConfig, merge: MergeMemories | None, nearest: float
+) -> tuple[float, str]:
+    """The loss to beat and the rounding that gives it: compensated if asked for and better than nearest."""
+    assert config.reconstruction is not None
+    if not config.reconstruction.compensate:
+        return nearest, "nearest"
+    saved = [
+        (layer.weight_quantizer, layer.weight_quantizer.scale, layer.weight_quantizer.zero_point)
+        for _, layer in unit.layers()
+    ]
+    values = [(parameter, parameter.clone()) for parameter in unit.module.parameters()]
+    compensate_unit(unit, data.quantized, data.original, config.weights.observer)
+    compensated = _hard_loss(unit, data, merge)
+    if compensated < nearest:
+        return compensated, "compensated"
+    for quantizer, scale, zero_point in saved:
+        quantizer.scale, quantizer.zero_point = scale, zero_point
+    for parameter, value in values:
+        parameter.copy_(value)
+    return nearest, "nearest"
 
 
 def rounding_step(config: ReconstructionConfig, iterations: int) -> float:
