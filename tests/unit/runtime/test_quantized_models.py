@@ -67,14 +67,22 @@ RECIPES = {
 @torch.inference_mode()
 def test_the_embedded_trunk(name: str, integers: bool) -> None:
     trunk = quantized_model(RECIPES[name]).image_encoder.trunk
-    image = torch.randn(1, 3, 64, 64)
-    finish(trunk, image)
-    plain = trunk(image)
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randn(1, 3, 64, 64, generator=generator) for _ in range(6)]
+    finish(trunk, images[0])
+    plain = [trunk(image) for image in images]
     fast = FastQuantizedEfficientNetTrunk(trunk, integers=integers)
     assert isinstance(trunk, EfficientNetLiteTrunk)
-    for level, (got, want) in enumerate(zip(fast(image), plain, strict=True)):
-        assert got.shape == want.shape
-        assert difference(got, want) < (1e-3, 5e-3, 3e-2, 8e-2)[level]
+    for level in range(4):
+        # a value half-way between two codes may fall either way, and one such flip grows from level to level:
+        # most pictures have none at first, and none has many
+        found = []
+        for image, want in zip(images, plain):
+            got = fast(image)[level]
+            assert got.shape == want[level].shape
+            found.append(difference(got, want[level]))
+        assert min(found) < 1e-3
+        assert max(found) < (2e-2, 5e-2, 0.2, 0.25)[level]
 
 
 @pytest.mark.parametrize("integers", [True, False])
