@@ -67,9 +67,14 @@ class Timing:
         self.encode_s = seconds if self._encodes < 2 else _mean(self.encode_s, seconds)
         self._encodes += 1
 
-    def note_track(self, seconds: float) -> None:
-        """One object was tracked on an encoded frame."""
-        self.track_s = _mean(self.track_s, seconds)
+    def note_frame(self, seconds: float, objects: int, was_encoded: bool) -> None:
+        """Some objects were tracked on one frame, which had to be encoded first or not."""
+        if was_encoded:
+            self.track_s = _mean(self.track_s, seconds / objects)
+        elif self.track_s is not None:
+            self.note_encode(max(0.0, seconds - objects * self.track_s))
+        elif self.encode_s is not None and seconds > self.encode_s:
+            self.track_s = (seconds - self.encode_s) / objects
 
 
 def _with_anchors(conditions: Conditions, anchors: Mapping[Key, Rle]) -> dict[Key, Condition]:
@@ -240,12 +245,15 @@ class Workbench:
             began = time.perf_counter()
             steps = session.propagate(run.start, run.stop, run.direction, run.object_ids, run.starts)
             settling = Settling(run, recall)
-            last_frame = -1
+            shown, spent_s, objects = -1, 0.0, 0
             try:
                 for result in steps:
                     frame = result.frame_index
-                    self._note(time.perf_counter() - began, bool(encoded[frame]) or frame == last_frame)
-                    last_frame = frame
+                    if frame != shown and objects:
+                        self.timing.note_frame(spent_s, objects, bool(encoded[shown]))
+                        spent_s, objects = 0.0, 0
+                    # the objects of a frame are tracked side by side: the first result takes the time of all
+                    shown, spent_s, objects = frame, spent_s + time.perf_counter() - began, objects + 1
                     settling.note(result)
                     yield result
                     if settling.is_reached(frame):
@@ -255,12 +263,6 @@ class Workbench:
                 close = getattr(steps, "close", None)
                 if close is not None:
                     close()
-
-    def _note(self, seconds: float, was_encoded: bool) -> None:
-        if was_encoded:
-            self.timing.note_track(seconds)
-        elif self.timing.track_s is not None:
-            self.timing.note_encode(max(0.0, seconds - self.timing.track_s))
 
     def compare_mutual_kv(
         self, plan: TrackPlan, conditions: Conditions, anchors: Mapping[Key, Rle]

@@ -1,7 +1,7 @@
 """Measures the window as a user meets it: opening a clip, a click's way to its mask, memory while tracking.
 
     python tests/benchmarks/window.py CLIP --box X0 Y0 X1 Y1 [--box ...] [--minutes M] [--track-seconds S]
-                                      [--calibrate CLIP ...]
+                                      [--feature-cache-mib N] [--calibrate CLIP ...]
 
 Runs the real window with the real model and prints one JSON object. ``--minutes`` repeats the clip, without
 encoding it again, until it is so long; ``--track-seconds`` tracks all boxes for so long and notes the
@@ -30,6 +30,7 @@ from PySide6.QtCore import QEventLoop, QPointF, Qt, QTimer
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication
 
+from app.engine.backend import LoadedModel, QcoreBackend, Recall, TrackingSession
 from app.engine.calibration_job import Recipe
 from app.engine.records import ModelPhase
 from app.threads import let_threads_sleep
@@ -39,6 +40,7 @@ from app.ui.main_window import MainWindow
 from app.ui.settings import Settings
 from qcore.evaluation.memory import peak_rss_bytes
 from qcore.quant.clip_selection import ClipRequest
+from qcore.tracking.session import VideoSession
 
 CLICKS = 12
 POLL_MS = 5
@@ -48,13 +50,28 @@ MIB = 2**20
 Box = tuple[float, float, float, float]
 
 
+class SmallCache(QcoreBackend):
+    """The real backend with another budget for encoded frames, so that a short run shows what comes after
+    it is used up."""
+
+    def __init__(self, cache_mib: int) -> None:
+        self._bytes = cache_mib * MIB
+
+    def open_session(self, loaded: LoadedModel, frames: Any, recall: Recall) -> TrackingSession:
+        """See `Backend.open_session`."""
+        session: TrackingSession = VideoSession(
+            loaded.model, frames, recall=recall, feature_cache_bytes=self._bytes
+        )
+        return session
+
+
 class Bench:
     """A window, a clock, and hands."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, backend: QcoreBackend | None = None) -> None:
         self.app = QApplication([])
         theme.manager().install(self.app)
-        self.window = MainWindow(Settings(folder / "settings.json"))
+        self.window = MainWindow(Settings(folder / "settings.json"), backend)
         self.window.resize(1440, 920)
         self.window.show()
         QTest.qWaitForWindowExposed(self.window)
@@ -141,6 +158,7 @@ def main() -> int:
     parser.add_argument("--box", type=float, nargs=4, action="append", required=True, dest="boxes")
     parser.add_argument("--minutes", type=float, default=0, help="repeat the clip until it is so long")
     parser.add_argument("--track-seconds", type=float, default=0, help="track so long and watch the memory")
+    parser.add_argument("--feature-cache-mib", type=int, help="encoded frames kept; default: the window's")
     parser.add_argument(
         "--calibrate", type=Path, nargs="+", default=[], help="clips to calibrate on meanwhile"
     )
@@ -154,7 +172,7 @@ def main() -> int:
             repeat(args.clip, clip, 60 * args.minutes)
         else:
             shutil.copyfile(args.clip, clip)
-        bench = Bench(folder)
+        bench = Bench(folder, SmallCache(args.feature_cache_mib) if args.feature_cache_mib else None)
         loaded = process.memory_info().rss
         facts: dict[str, Any] = {"loaded_model_mib": round(loaded / MIB)}
         facts["first_frame_s"] = round(bench.open(clip), 3)
