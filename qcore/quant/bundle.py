@@ -1,8 +1,9 @@
 """Bundles: a quantized model in one safetensors file with really packed weights, written and read back.
 
-Tensors: ``LAYER.weight.qdata`` (U8, one packed row an output channel), ``LAYER.weight.scale`` (F16 or F32),
-``LAYER.weight.zero_point`` (U8), ``activation.scale`` and ``activation.zero_point`` (all activation
-parameters in the order of `activation_slots`), and every unquantized parameter under its own name (F16, or
+Tensors: ``weight.codes.wN`` for every width N (U8, the Huffman-coded codes of all layers of N bits, by name,
+row by row), ``weight.scale`` (F16 or F32) and ``weight.zero_point`` (U8) of all layers by name,
+``activation.scale`` and ``activation.zero_point`` (all activation parameters in the order of
+`activation_slots`), and every unquantized parameter under its own name (F16, or
 F32 where F16 overflows). Which names, shapes and dtypes a file must have follows from its header and our
 own code, never from the file's names.
 """
@@ -36,7 +37,7 @@ from qcore.quant.bundle_header import (
 from qcore.quant.fake_quantize import ActivationQuantizer, QuantizerState, WeightQuantizer, set_state
 from qcore.quant.insertion import head_width
 from qcore.quant.layers import WEIGHT_LAYERS, QuantizedLayer, output_axis
-from qcore.quant.packing import pack_rows, row_bytes, unpack_rows
+from qcore.quant.packing import decode_codes, encode_codes, most_bytes, row_bytes, unpack_rows
 from qcore.quant.softmax_quantizer import LogSoftmaxQuantizer
 
 _OPERANDS = ("query", "key", "value", "probs")
@@ -158,15 +159,24 @@ def activation_slots(header: BundleHeader, model: nn.Module) -> list[tuple[str, 
     return slots
 
 
+def codes_name(bits: int) -> str:
+    """The tensor that holds the codes of all layers of ``bits`` bits."""
+    return f"weight.codes.w{bits}"
+
+
 def _tensors(model: nn.Module, header: BundleHeader) -> dict[str, npt.NDArray[Any]]:
     tensors: dict[str, npt.NDArray[Any]] = {}
-    for name, layer in _layers(model):
-        quantizer = layer.weight_quantizer
-        assert quantizer.codes is not None
-        codes_rc = rows_of(quantizer.codes.cpu(), quantizer.axis).contiguous().numpy()
-        tensors[f"{name}.weight.qdata"] = pack_rows(codes_rc, quantizer.bits)
-        tensors[f"{name}.weight.scale"] = _smallest_float(quantizer.scale)
-        tensors[f"{name}.weight.zero_point"] = quantizer.zero_point.cpu().numpy().astype(np.uint8)
+    weights = [layer.weight_quantizer for _, layer in sorted(_layers(model), key=lambda item: item[0])]
+    for bits in sorted({quantizer.bits for quantizer in weights}):
+        codes = [
+            rows_of(quantizer.codes.cpu(), quantizer.axis).flatten()
+            for quantizer in weights
+            if quantizer.bits == bits and quantizer.codes is not None
+        ]
+        tensors[codes_name(bits)] = encode_codes(torch.cat(codes).numpy())
+    tensors["weight.scale"] = _smallest_float(torch.cat([quantizer.scale for quantizer in weights]))
+    zero_points = torch.cat([quantizer.zero_point for quantizer in weights])
+    tensors["weight.zero_point"] = zero_points.cpu().numpy().astype(np.uint8)
     for name, value in _float_state(model):
         tensors[name] = _smallest_float(value)
     scales: list[Tensor] = []
@@ -179,7 +189,7 @@ def _tensors(model: nn.Module, header: BundleHeader) -> dict[str, npt.NDArray[An
         scales.append(scale.expand(count))
         zeros.append(zero.to(torch.uint8).expand(count))
     if scales:
-        tensors["activation.scale"] = torch.cat(scales).numpy()
+        tensors["activation.scale"] = _smallest_float(torch.cat(scales))
         tensors["activation.zero_point"] = torch.cat(zeros).numpy()
     return tensors
 
@@ -214,7 +224,8 @@ def _build(description: ModelDescription) -> SAM2Base:
 def _check_tensor_table(file: BundleFile, header: BundleHeader) -> None:
     """Names, shapes and dtypes against what the header's architecture asks for; allocates no weights."""
     wrong = BundleError(f"{file.path.name} is damaged: it does not hold the model that it describes.")
-    least_bytes = sum(math.prod(layer.shape) * layer.weight_bits // 8 for layer in header.layers.values())
+    # a code takes one bit at least
+    least_bytes = sum(math.prod(layer.shape) // 8 for layer in header.layers.values())
     data_bytes = sum(entry.end - entry.begin for entry in file.entries.values())
     if data_bytes < least_bytes:
         raise wrong
@@ -230,6 +241,7 @@ def _check_tensor_table(file: BundleFile, header: BundleHeader) -> None:
     expected: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
     for name, value in skeleton.state_dict().items():
         expected[name] = (tuple(value.shape), ("F16", "F32"))
+    rows, codes = 0, dict[int, int]()
     for name, layer in header.layers.items():
         module = modules.get(name)
         if not isinstance(module, WEIGHT_LAYERS) or tuple(module.weight.shape) != layer.shape:
@@ -239,11 +251,14 @@ def _check_tensor_table(file: BundleFile, header: BundleHeader) -> None:
         ):
             raise wrong
         del expected[f"{name}.weight"]
-        rows = layer.shape[output_axis(module)]
-        columns = math.prod(layer.shape) // rows
-        expected[f"{name}.weight.qdata"] = ((rows, row_bytes(columns, layer.weight_bits)), ("U8",))
-        expected[f"{name}.weight.scale"] = ((rows,), ("F16", "F32"))
-        expected[f"{name}.weight.zero_point"] = ((rows,), ("U8",))
+        layer_rows = layer.shape[output_axis(module)]
+        rows += layer_rows
+        codes[layer.weight_bits] = codes.get(layer.weight_bits, 0) + math.prod(layer.shape)
+        if header.version == 1:
+            packed = row_bytes(math.prod(layer.shape) // layer_rows, layer.weight_bits)
+            expected[f"{name}.weight.qdata"] = ((layer_rows, packed), ("U8",))
+            expected[f"{name}.weight.scale"] = ((layer_rows,), ("F16", "F32"))
+            expected[f"{name}.weight.zero_point"] = ((layer_rows,), ("U8",))
     for name in header.attentions:
         if name not in modules or quantized_class(modules[name]) is None:
             raise wrong
@@ -251,6 +266,14 @@ def _check_tensor_table(file: BundleFile, header: BundleHeader) -> None:
     if count:
         expected["activation.scale"] = ((count,), ("F16", "F32"))
         expected["activation.zero_point"] = ((count,), ("U8",))
+    if header.version > 1:
+        expected["weight.scale"] = ((rows,), ("F16", "F32"))
+        expected["weight.zero_point"] = ((rows,), ("U8",))
+        for bits, number in codes.items():
+            stream = file.entries.get(codes_name(bits))
+            if stream is None or len(stream.shape) != 1 or stream.shape[0] > most_bytes(number):
+                raise wrong
+            expected[codes_name(bits)] = (stream.shape, ("U8",))
     if set(expected) != set(file.entries):
         raise wrong
     for name, (shape, dtypes) in expected.items():
@@ -294,19 +317,17 @@ def _insert_from_header(model: nn.Module, header: BundleHeader) -> None:
 
 def _fill(model: nn.Module, file: BundleFile, header: BundleHeader) -> None:
     """Read, check and place every value."""
+    try:
+        weights = _plain_weights(model, file) if header.version == 1 else _coded_weights(model, file)
+    except QuantizationError as error:
+        raise BundleError(f"{file.path.name} is damaged: {error}") from error
     for name, layer in _layers(model):
         quantizer = layer.weight_quantizer
-        scale = _positive(file, f"{name}.weight.scale")
-        zero = torch.from_numpy(file.read(f"{name}.weight.zero_point")).int()
-        if int(zero.max()) > quant_max(quantizer.bits):
-            raise BundleError(f"{file.path.name} is damaged: a zero point of {name} is impossible.")
+        codes_n, scale, zero = weights[name]
+        if int(zero.max()) > quant_max(quantizer.bits) or int(codes_n.max()) > quant_max(quantizer.bits):
+            raise BundleError(f"{file.path.name} is damaged: a zero point or weight of {name} is impossible.")
         shape = layer.weight.movedim(quantizer.axis, 0).shape
-        columns = math.prod(shape[1:])
-        try:
-            codes_rc = unpack_rows(file.read(f"{name}.weight.qdata"), columns, quantizer.bits)
-        except QuantizationError as error:
-            raise BundleError(f"{file.path.name} is damaged: {error}") from error
-        codes = torch.from_numpy(codes_rc).view(shape).movedim(0, quantizer.axis).contiguous()
+        codes = codes_n.view(shape).movedim(0, quantizer.axis).contiguous()
         quantizer.scale, quantizer.zero_point, quantizer.codes = scale, zero, codes
         quantizer.state = QuantizerState.ON
         with torch.no_grad():
@@ -319,6 +340,43 @@ def _fill(model: nn.Module, file: BundleFile, header: BundleHeader) -> None:
             target.copy_(value)
     _fill_activations(model, file, header)
     set_state(model, weights=QuantizerState.ON, activations=QuantizerState.ON)
+
+
+_Weights = dict[str, tuple[Tensor, Tensor, Tensor]]
+"""Codes in rows, scales and zero points by layer."""
+
+
+def _coded_weights(model: nn.Module, file: BundleFile) -> _Weights:
+    layers = sorted(_layers(model), key=lambda item: item[0])
+    scales, zeros = _positive(file, "weight.scale"), torch.from_numpy(file.read("weight.zero_point")).int()
+    streams: dict[int, Tensor] = {}
+    for bits in sorted({layer.weight_quantizer.bits for _, layer in layers}):
+        count = sum(layer.weight.numel() for _, layer in layers if layer.weight_quantizer.bits == bits)
+        streams[bits] = torch.from_numpy(decode_codes(file.read(codes_name(bits)), count).copy())
+    found: _Weights = {}
+    row, position = 0, dict.fromkeys(streams, 0)
+    for name, layer in layers:
+        bits, rows = layer.weight_quantizer.bits, layer.weight_quantizer.scale.numel()
+        begin, end = position[bits], position[bits] + layer.weight.numel()
+        found[name] = (
+            streams[bits][begin:end],
+            scales[row : row + rows].clone(),
+            zeros[row : row + rows].clone(),
+        )
+        position[bits], row = end, row + rows
+    return found
+
+
+def _plain_weights(model: nn.Module, file: BundleFile) -> _Weights:
+    """Version 1 of the format."""
+    found: _Weights = {}
+    for name, layer in _layers(model):
+        quantizer = layer.weight_quantizer
+        columns = layer.weight.numel() // quantizer.scale.numel()
+        codes_rc = unpack_rows(file.read(f"{name}.weight.qdata"), columns, quantizer.bits)
+        zero = torch.from_numpy(file.read(f"{name}.weight.zero_point")).int()
+        found[name] = torch.from_numpy(codes_rc).flatten(), _positive(file, f"{name}.weight.scale"), zero
+    return found
 
 
 def _fill_activations(model: nn.Module, file: BundleFile, header: BundleHeader) -> None:

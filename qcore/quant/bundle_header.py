@@ -13,7 +13,8 @@ from qcore.models.registry import MODELS, ModelKind
 from qcore.quant.affine import MAX_BITS, MIN_BITS
 from qcore.quant.bundle_format import BundleError, canonical_json
 
-FORMAT, VERSION = "qcore.sam2", 1
+FORMAT, VERSION = "qcore.sam2", 2
+"""Version 1 held each layer's codes, scales and zero points as tensors of their own; it is still read."""
 _INFORMATION = (
     "method",
     "bits",
@@ -50,7 +51,7 @@ class ModelDescription:
 
 @dataclass(frozen=True, slots=True)
 class LayerHeader:
-    """One packed layer."""
+    """One packed layer; in the file a list of these values in this order (version 1: by name)."""
 
     weight_bits: int
     activation_bits: int | None
@@ -89,6 +90,7 @@ class BundleHeader:
     mutual_kv: MutualKvHeader | None
     payload_sha256: str
     information: dict[str, Any]
+    version: int = VERSION
 
     @property
     def bits(self) -> str:
@@ -106,7 +108,7 @@ class BundleHeader:
             "format": FORMAT,
             "version": VERSION,
             "model": self.model.to_dict(),
-            "layers": {name: dataclasses.asdict(layer) for name, layer in self.layers.items()},
+            "layers": {name: list(dataclasses.astuple(layer)) for name, layer in self.layers.items()},
             "attentions": {name: dataclasses.asdict(a) for name, a in self.attentions.items()},
             "mutual_kv": None if self.mutual_kv is None else dataclasses.asdict(self.mutual_kv),
             **self.information,
@@ -148,6 +150,7 @@ def parse_header(value: dict[str, Any]) -> BundleHeader:
         _mutual_kv(value["mutual_kv"]),
         digest,
         {key: value[key] for key in _INFORMATION if key in value},
+        version,
     )
 
 
@@ -176,7 +179,10 @@ def _flag(value: object, name: str) -> bool:
 
 
 def _layer(name: str, value: object) -> LayerHeader:
-    item = _record(value, {f.name for f in dataclasses.fields(LayerHeader)}, name)
+    names = [field.name for field in dataclasses.fields(LayerHeader)]
+    if isinstance(value, list) and len(value) == len(names):
+        value = dict(zip(names, value))
+    item = _record(value, set(names), name)
     shape = item["shape"]
     if not isinstance(shape, list) or len(shape) not in (2, 4):
         raise BundleError(f"The bundle's entry for {name[:80]!r} has an impossible shape.")

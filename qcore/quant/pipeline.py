@@ -284,7 +284,8 @@ class _later_stages_exact:  # noqa: N801 - used as a context manager
 
 @torch.no_grad()
 def freeze(quantized: nn.Module) -> None:
-    """Decide every remaining rounding and bring the unquantized rest to fp16 values where they fit its range.
+    """Decide every remaining rounding; bring activation scales and the unquantized rest to fp16 values where
+    they fit its range.
 
     The model in memory is then exactly the one a bundle stores.
     """
@@ -296,6 +297,12 @@ def freeze(quantized: nn.Module) -> None:
         half = parameter.half().float()
         if id(parameter) not in packed and torch.isfinite(half).all() and not fits_half(parameter):
             parameter.copy_(half)
+    steps = [q for _, q in quantizers(quantized) if isinstance(q, TensorQuantizer)]
+    scales = torch.cat([q.get_buffer("scale").reshape(-1) for q in steps]) if steps else torch.ones(1)
+    # normal numbers of fp16 change by 1 in 4096 at most
+    if float(scales.min()) >= 2.0**-14 and float(scales.max()) <= 65504.0:
+        for quantizer in steps:
+            quantizer.scale = quantizer.get_buffer("scale").half().float()
 
 
 def assert_deployable(quantized: nn.Module) -> None:

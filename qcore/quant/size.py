@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from qcore.models.loading import resolve_model
-from qcore.quant.bundle import read_header
+from qcore.quant.affine import MAX_BITS, MIN_BITS
+from qcore.quant.bundle import codes_name, read_header
 from qcore.quant.bundle_format import open_bundle_file
 from qcore.quant.bundle_header import BundleHeader
 
@@ -26,7 +27,7 @@ class BundleSize:
     fp32_bytes: int
     """Four bytes for every value of the original, as its fp32 file would have."""
     weight_bytes: dict[int, int]
-    """Packed weights by their bits."""
+    """Stored weights by their bits."""
     qparam_bytes: int
     """Scales and zero points of weights and activations."""
     float_bytes: int
@@ -66,14 +67,13 @@ def measure_size(id_or_path: str | Path) -> BundleSize:
     path = resolve_model(id_or_path)
     header = read_header(path)
     weights: dict[int, int] = {}
-    qparams = floats = values = 0
+    qparams = floats = 0
+    values = sum(math.prod(layer.shape) for layer in header.layers.values())
     for name, entry in open_bundle_file(path).entries.items():
-        size, layer = entry.end - entry.begin, _packed_layer(name, header)
-        if layer is not None:
-            bits = header.layers[layer].weight_bits
+        size, bits = entry.end - entry.begin, _bits_of(name, header)
+        if bits is not None:
             weights[bits] = weights.get(bits, 0) + size
-            values += math.prod(header.layers[layer].shape)
-        elif name.startswith(_ACTIVATIONS) or name.endswith((".weight.scale", ".weight.zero_point")):
+        elif name.startswith(_ACTIVATIONS) or name.endswith(("weight.scale", "weight.zero_point")):
             qparams += size
         else:
             floats += size
@@ -81,9 +81,12 @@ def measure_size(id_or_path: str | Path) -> BundleSize:
     return BundleSize(path.stem, header.bits, path.stat().st_size, 4 * values, weights, qparams, floats)
 
 
-def _packed_layer(name: str, header: BundleHeader) -> str | None:
-    layer = name.removesuffix(".weight.qdata")
-    return layer if layer != name and layer in header.layers else None
+def _bits_of(name: str, header: BundleHeader) -> int | None:
+    """The width of the weights in a tensor, or None if it holds none."""
+    layer = header.layers.get(name.removesuffix(".weight.qdata"))  # version 1
+    if layer is not None:
+        return layer.weight_bits
+    return next((n for n in range(MIN_BITS, MAX_BITS + 1) if name == codes_name(n)), None)
 
 
 def size_markdown(rows: Sequence[BundleSize]) -> str:

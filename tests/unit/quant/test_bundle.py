@@ -17,13 +17,15 @@ from safetensors import safe_open
 from torch import nn
 
 from qcore.models import ModelError, load_model
-from qcore.quant.bundle import load_bundle, read_header, save_bundle
+from qcore.quant.bundle import codes_name, load_bundle, read_header, save_bundle
 from qcore.quant.bundle_format import BundleError, open_bundle_file, write_bundle_file
 from qcore.quant.bundle_header import ModelDescription, MutualKvHeader, parse_header
 from qcore.quant.config import ActivationSpec, Override, QuantConfig, SoftmaxSpec, WeightSpec
 from qcore.quant.fake_quantize import ActivationQuantizer, QuantizerState, quantizers, set_state
 from qcore.quant.insertion import insert
 from qcore.quant.layers import QuantizedLayer
+from qcore.quant.packing import encode_codes
+from qcore.quant.size import measure_size
 
 
 def frozen_model(**changes: Any) -> nn.Module:
@@ -87,18 +89,57 @@ def test_a_bundle_is_byte_reproducible_and_plain_safetensors(
     assert again.read_bytes() == path.read_bytes()
     with safe_open(path, "np") as file:
         assert list(file.metadata()) == ["qcore"]
-        assert "image_encoder.trunk.blocks.3.pw.weight.qdata" in file.keys()  # noqa: SIM118
+        names = set(file.keys())
+    assert {"weight.codes.w3", "weight.codes.w4", "weight.codes.w6", "weight.codes.w8"} < names
 
 
-def test_weights_are_really_packed(bundle: tuple[Path, nn.Module]) -> None:
+def test_weights_take_no_more_than_their_bits(bundle: tuple[Path, nn.Module]) -> None:
     path, model = bundle
     file = open_bundle_file(path)
+    plain: dict[int, float] = {}
+    for module in model.modules():
+        if isinstance(module, QuantizedLayer):
+            bits = module.weight_quantizer.bits
+            plain[bits] = plain.get(bits, 0) + bits * module.weight.numel() / 8
+    for bits, size in plain.items():
+        entry = file.entries[codes_name(bits)]
+        assert entry.end - entry.begin < 1.01 * size + 100
+
+
+def _as_version_1(tensors: dict[str, Any], header: dict[str, Any], model: nn.Module) -> None:
+    """What the first version of the format wrote: three tensors a layer, weights packed bit by bit."""
+    for name in [n for n in tensors if n.startswith("weight.")]:
+        tensors.pop(name)
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLayer):
-            entry = file.entries[f"{name}.weight.qdata"]
-            bits = module.weight_quantizer.bits * module.weight.numel()
-            rows = module.weight_quantizer.scale.numel()
-            assert bits / 8 <= entry.end - entry.begin < bits / 8 + rows
+            quantizer = module.weight_quantizer
+            codes = quantizer.codes.movedim(quantizer.axis, 0).flatten(1).numpy()
+            planes = np.unpackbits(codes[:, :, None], axis=2, count=quantizer.bits, bitorder="little")
+            packed = np.packbits(planes.reshape(len(codes), -1), axis=1, bitorder="little")
+            tensors[f"{name}.weight.qdata"] = packed
+            tensors[f"{name}.weight.scale"] = quantizer.scale.numpy()
+            tensors[f"{name}.weight.zero_point"] = quantizer.zero_point.numpy().astype(np.uint8)
+    fields = ("weight_bits", "activation_bits", "per_channel_input", "symmetric", "shape")
+    header["layers"] = {name: dict(zip(fields, values)) for name, values in header["layers"].items()}
+    header["version"] = 1
+
+
+def test_a_bundle_of_the_first_version_is_read(bundle: tuple[Path, nn.Module], tmp_path: Path) -> None:
+    path, model = bundle
+    old = _rewrite(path, tmp_path / "old.safetensors", lambda t, h: _as_version_1(t, h, model))
+    loaded = load_bundle(old)
+    assert read_header(old).version == 1
+    assert measure_size(old).fp32_bytes == measure_size(path).fp32_bytes
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLayer):
+            assert torch.equal(loaded.get_submodule(name).layer.weight, module.layer.weight)
+
+    def dirty(tensors: dict[str, Any], header: dict[str, Any]) -> None:
+        _as_version_1(tensors, header, model)
+        header["version"] = 2
+
+    with pytest.raises(BundleError):
+        load_bundle(_rewrite(path, tmp_path / "mixed.safetensors", dirty))
 
 
 def test_a_model_that_is_not_frozen_is_not_saved(tmp_path: Path) -> None:
@@ -201,23 +242,42 @@ def _set(name: str, value: Any) -> Change:
     return change
 
 
+def _set_all(name: str, value: Any) -> Change:
+    def change(tensors: dict[str, Any], header: dict[str, Any]) -> None:
+        tensors[name][:] = value
+
+    return change
+
+
+def _all_sixes(tensors: dict[str, Any]) -> None:
+    """As many codes as there must be, but none fits into six bits."""
+    count = int(np.prod(small_model().get_submodule(LAYER).weight.shape))
+    tensors["weight.codes.w6"] = encode_codes(np.full(count, 66, np.uint8))
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        _set(f"{LAYER}.weight.scale", np.nan),
-        _set(f"{LAYER}.weight.scale", -1.0),
-        _set(f"{LAYER}.weight.zero_point", 255),
+        _set("weight.scale", np.nan),
+        _set("weight.scale", -1.0),
+        _set_all("weight.zero_point", 255),
         _set("activation.scale", np.inf),
         _set("no_mem_embed", np.nan),
         lambda tensors, header: tensors.pop("no_mem_embed"),
         lambda tensors, header: tensors.update(extra=np.zeros(3, np.float32)),
         lambda tensors, header: tensors.update(no_mem_embed=np.zeros((1, 1, 2), np.float32)),
-        lambda tensors, header: header.update(version=2),
+        lambda tensors, header: header.update(version=3),
         lambda tensors, header: header.update(format="other"),
         lambda tensors, header: header["model"].update(arch={"d_model": 1 << 20}),
         lambda tensors, header: header["model"].update(arch=None, base_id="sam2.1_hiera_large"),
-        lambda tensors, header: header["layers"][LAYER].update(weight_bits=9),
-        lambda tensors, header: header["layers"][LAYER].update(shape=[1 << 20, 1 << 20]),
+        lambda tensors, header: tensors.update({"weight.codes.w6": tensors["weight.codes.w6"][:-9]}),
+        lambda tensors, header: tensors.update({"weight.codes.w6": np.zeros(1 << 20, np.uint8)}),
+        lambda tensors, header: tensors.update({"weight.codes.w4": ~tensors["weight.codes.w4"]}),
+        lambda tensors, header: tensors.update({"weight.codes.w5": np.zeros(9, np.uint8)}),
+        lambda tensors, header: _all_sixes(tensors),
+        lambda tensors, header: header["layers"][LAYER].__setitem__(0, 9),
+        lambda tensors, header: header["layers"][LAYER].append(1),
+        lambda tensors, header: header["layers"][LAYER].__setitem__(4, [1 << 20, 1 << 20]),
         lambda tensors, header: header["layers"].update({"__class__": header["layers"].pop(LAYER)}),
     ],
 )
