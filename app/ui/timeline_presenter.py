@@ -12,7 +12,7 @@ from app.ui.document import Document
 from app.ui.settings import Settings
 from app.ui.state import Workspace
 from app.ui.timeline.timeline import Timeline
-from app.ui.timeline.view_model import Lane
+from app.ui.timeline.view_model import Cell, Lane
 
 REFRESH_MS = 100
 
@@ -91,8 +91,9 @@ class TimelinePresenter(QObject):
             if known is None or self._stale is None or track.object_id in self._stale:
                 arrays = project.lane(track.object_id)
                 cells, confidence, reviewed = arrays.cells, arrays.confidence, arrays.reviewed
+                gone = (cells == Cell.EDITED) & (arrays.area == 0)
             else:
-                cells, confidence, reviewed = known.cells, known.confidence, known.reviewed
+                cells, confidence, reviewed, gone = known.cells, known.confidence, known.reviewed, known.gone
             label = project.classes.get(track.class_id) if track.class_id is not None else None
             lanes[track.object_id] = Lane(
                 track.object_id,
@@ -103,6 +104,7 @@ class TimelinePresenter(QObject):
                 reviewed,
                 track.object_id in self._workspace.selection,
                 track.visible,
+                gone,
             )
         self._lanes = lanes
         self._stale = set()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from PySide6.QtCore import QEvent, QObject, Qt, QTimer
+from PySide6.QtGui import QEnterEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QToolButton, QWidget
 
 from app.ui import icons
@@ -157,6 +158,15 @@ class _Toast(QFrame):
         """Count the time from now."""
         if self._span_ms:
             self._timer.start(self._span_ms)
+
+    def enterEvent(self, event: QEnterEvent) -> None:
+        """It does not go away under the pointer."""
+        self._timer.stop()
+
+    def leaveEvent(self, event: QEvent) -> None:
+        """The pointer left: count again."""
+        if self.isVisible():
+            self.restart()
 
     def stay(self) -> None:
         """Do not go away by itself."""

@@ -81,3 +81,11 @@ def test_the_run_around_a_frame_by_hand():
     flags = np.array([0, 1, 1, 0, 1], bool)
     assert [run_around(flags, f) for f in range(5)] == [None, (1, 2), (1, 2), None, (4, 4)]
     assert run_around(np.ones(3, bool), 1) == (0, 2)
+
+
+def test_the_lane_shows_a_gap_where_it_is_not_in_view(tracked):
+    d = tracked
+    d.key(Qt.Key.Key_0)
+    d.until(lambda: d.window.timeline_presenter._lanes[1].gone[10])
+    lane = d.window.timeline_presenter._lanes[1]
+    assert np.flatnonzero(~lane.present).tolist() == [10] == np.flatnonzero(lane.absent).tolist()

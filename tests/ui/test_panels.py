@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 
 import pytest
-from PySide6.QtCore import QPoint, Qt
-from PySide6.QtWidgets import QHBoxLayout, QPushButton, QWidget
+from PySide6.QtCore import QEvent, QPoint, QPointF, Qt
+from PySide6.QtGui import QEnterEvent
+from PySide6.QtWidgets import QApplication, QHBoxLayout, QPushButton, QWidget
 
 from app.engine.records import MutualKvChoice, MutualKvComparison, MutualKvFacts, Phase, TaskState
 from app.ui.background import Background
@@ -106,6 +107,28 @@ def test_a_task_that_is_over_before_it_was_shown_makes_no_row(qtbot):
     qtbot.addWidget(strip)
     strip.show_task(TaskState(1, "x", Phase.FINISHED))
     assert strip.states == [] and not strip.isVisible()
+
+
+def test_a_toast_stays_under_the_pointer_and_one_that_waits_stays_anyway(qtbot):
+    host = QWidget()
+    qtbot.addWidget(host)
+    host.resize(800, 400)
+    host.show()
+    toasts = Toasts(host)
+    toasts.show("passing")
+    toasts.show("waiting", stays=True)
+    passing, waiting = toasts._shown
+    for toast in (passing, waiting):
+        if toast._timer.isActive():
+            toast._timer.start(30)
+    QApplication.sendEvent(passing, QEnterEvent(QPointF(1, 1), QPointF(1, 1), QPointF(1, 1)))
+    qtbot.wait(60)
+    assert toasts.texts == ["passing", "waiting"]
+    passing._span_ms = 30
+    QApplication.sendEvent(passing, QEvent(QEvent.Type.Leave))
+    qtbot.waitUntil(lambda: toasts.texts == ["waiting"])
+    qtbot.wait(60)
+    assert toasts.texts == ["waiting"]
 
 
 def test_toasts_stack_show_a_fact_once_and_their_button_acts(qtbot):

@@ -107,7 +107,8 @@ class TestColumns:
     def test_every_visible_frame_counts_in_exactly_the_column_over_it(self, axis, ratio, seed):
         rng = np.random.default_rng(seed)
         cells = (rng.random(axis.frame_count) < 0.1) * rng.integers(1, 6, axis.frame_count)
-        lane = lane_of(cells, reviewed=rng.random(axis.frame_count) < 0.05)
+        gone = (cells == 4) & (rng.random(axis.frame_count) < 0.5)
+        lane = lane_of(cells, reviewed=rng.random(axis.frame_count) < 0.05, gone=gone)
         columns = bins(axis, ratio)
         reduced = lane_columns(lane, columns, 0.5)
         starts = columns.starts
@@ -117,8 +118,8 @@ class TestColumns:
         for index in range(0, columns.count, max(columns.count // 25, 1)):
             part = slice(starts[index], starts[index] + 1 if columns.is_gather else stops[index])
             assert reduced.kind[index] == lane.cells[part].max()
-            assert reduced.present[index] == pytest.approx((lane.cells[part] >= 2).mean(), abs=1e-5)
-            assert reduced.absent[index] == pytest.approx((lane.cells[part] == 1).mean(), abs=1e-5)
+            assert reduced.present[index] == pytest.approx(((cells >= 2) & ~gone)[part].mean(), abs=1e-5)
+            assert reduced.absent[index] == pytest.approx(((cells == 1) | gone)[part].mean(), abs=1e-5)
             assert reduced.reviewed[index] == pytest.approx(lane.reviewed[part].mean(), abs=1e-5)
         if not columns.is_gather:
             first, last = axis.visible_range()

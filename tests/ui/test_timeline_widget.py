@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PySide6.QtCore import QPoint, QPointF, Qt
@@ -257,6 +259,13 @@ class TestTips:
         assert tip(70).endswith("tracked, confidence 0.30 (low)")
         assert tip(105).endswith("object 4: out of view")
         assert tip(10).endswith("object 4: not tracked yet")
+
+    def test_a_mark_that_it_is_not_in_view_is_no_edit(self, timeline):
+        gone = np.zeros(200, np.bool_)
+        gone[60] = True
+        timeline.set_lanes([dataclasses.replace(lane(4, edited=[60, 61]), gone=gone)])
+        assert "marked as not in view" in timeline.tip_at(x_of(timeline, 60), lane_y(0))
+        assert "edited by hand" in timeline.tip_at(x_of(timeline, 61), lane_y(0))
 
     def test_the_curve_tells_of_every_selected_object(self, timeline):
         timeline.set_lanes([lane(n, selected=n != 2, tracked=slice(0, 200)) for n in (1, 2, 3)])

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.ui.timeline.time_axis import TimeAxis
-from app.ui.timeline.view_model import Cell, Lane
+from app.ui.timeline.view_model import Lane
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,8 +89,8 @@ def lane_columns(lane: Lane, columns: Bins, low_confidence: float) -> LaneColumn
         low = lane.confidence < low_confidence
     return LaneColumns(
         kind=columns.maximum(lane.cells),
-        present=columns.share(lane.cells >= Cell.TRACKED),
-        absent=columns.share(lane.cells == Cell.ABSENT),
+        present=columns.share(lane.present),
+        absent=columns.share(lane.absent),
         reviewed=columns.share(lane.reviewed),
         low=columns.maximum(low),
     )

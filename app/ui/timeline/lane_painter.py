@@ -86,7 +86,7 @@ def _strip(
 def _paint_gaps(painter: QPainter, lane: Lane, bar: QRectF, axis: TimeAxis, color: QColor) -> None:
     """Part the frames that have a mask from their neighbours."""
     start, stop = axis.visible_range()
-    has_mask = lane.cells[start:stop] >= Cell.TRACKED
+    has_mask = lane.present[start:stop]
     painter.setPen(QPen(color, 1))
     for offset in np.flatnonzero(has_mask[1:] & has_mask[:-1]).tolist():
         x = bar.left() + axis.x_of(start + 1 + offset)

@@ -44,6 +44,8 @@ def describe(lane: Lane, frame: int, low_confidence: float) -> str:
         Cell.PROMPTED: _tr("prompted"),
     }
     parts = [words[Cell(int(lane.cells[frame]))]]
+    if lane.gone is not None and lane.gone[frame]:
+        parts = [_tr("marked as not in view")]
     confidence = float(lane.confidence[frame])
     if not math.isnan(confidence):
         text = _tr("confidence {0:.2f} (low)") if confidence < low_confidence else _tr("confidence {0:.2f}")

@@ -36,3 +36,17 @@ class Lane:
     reviewed: npt.NDArray[np.bool_]
     selected: bool = False
     visible: bool = True
+    gone: npt.NDArray[np.bool_] | None = None
+    """Frames on which a person said that the object is not in view: edited cells without a mask."""
+
+    @property
+    def present(self) -> npt.NDArray[np.bool_]:
+        """Frames that show the object."""
+        found: npt.NDArray[np.bool_] = self.cells >= Cell.TRACKED
+        return found if self.gone is None else found & ~self.gone
+
+    @property
+    def absent(self) -> npt.NDArray[np.bool_]:
+        """Frames on which it is out of view, tracked or said."""
+        found: npt.NDArray[np.bool_] = self.cells == Cell.ABSENT
+        return found if self.gone is None else found | self.gone
