@@ -16,6 +16,7 @@ from PySide6.QtWidgets import (
 
 from app.ui.i18n import tr
 from app.ui.shortcuts import SECTION_TITLES, ActionRegistry
+from app.ui.sizes import open_at
 from app.ui.theme import GRID
 
 _ID = Qt.ItemDataRole.UserRole
@@ -59,7 +60,7 @@ class CommandPalette(QFrame):
         self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.list.itemClicked.connect(lambda *_: self.run())
         layout.addWidget(self.list)
-        self.resize(520, 400)
+        open_at(self, 520, 400)
 
     def open(self) -> None:
         """Show it at the top of the window."""

@@ -33,6 +33,7 @@ from app.project.project import Project
 from app.ui.background import Background
 from app.ui.fields import inset, label_for
 from app.ui.i18n import frame_count_phrase, masks_phrase, tr
+from app.ui.sizes import open_at
 from app.ui.theme import GRID
 
 CHECK_DELAY_MS = 400
@@ -63,7 +64,7 @@ class ExportDialog(QDialog):
         self._check_number = 0
         self._closed = False
         self.setWindowTitle(tr("Export"))
-        self.resize(760, 520)
+        open_at(self, 760, 520)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(2 * GRID, 2 * GRID, 2 * GRID, 2 * GRID)
         outer.setSpacing(2 * GRID)

@@ -21,6 +21,7 @@ from PySide6.QtWidgets import (
 from app.ui import icons
 from app.ui.i18n import tr
 from app.ui.shortcuts import MOUSE_HINTS, SECTION_TITLES, ActionRegistry, find_conflicts
+from app.ui.sizes import open_at
 from app.ui.theme import GRID, current
 
 _ID = Qt.ItemDataRole.UserRole
@@ -33,7 +34,7 @@ class KeysDialog(QDialog):
         super().__init__(parent)
         self._actions = actions
         self.setWindowTitle(tr("Keys"))
-        self.resize(640, 720)
+        open_at(self, 640, 720)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(2 * GRID, 2 * GRID, 2 * GRID, 2 * GRID)
         layout.setSpacing(GRID)

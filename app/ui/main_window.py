@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PySide6.QtCore import QByteArray, QEvent, QObject, QSize, Qt, QTimer
+from PySide6.QtCore import QByteArray, QEvent, QObject, Qt, QTimer
 from PySide6.QtGui import QAction, QCloseEvent, QKeyEvent
 from PySide6.QtWidgets import (
     QAbstractSpinBox,
@@ -50,6 +50,7 @@ from app.ui.prompt_controller import PromptController
 from app.ui.propagation_controller import Offer, PropagationController
 from app.ui.settings import Settings
 from app.ui.shortcuts import ActionRegistry
+from app.ui.sizes import open_at
 from app.ui.state import Workspace
 from app.ui.status_bar import StatusBar
 from app.ui.task_router import TaskRouter
@@ -63,8 +64,6 @@ from app.ui.window_actions import connect_actions
 from app.ui.window_dialogs import WindowDialogs
 
 REMEMBER_MS = 800
-FRAME_SPACE = QSize(16, 56)
-"""Pixels that the window's frame and title may take of a screen."""
 _NOT_YET, _NOT_ANY_MORE = -1, -2
 """Of following the tracked frame: nothing was followed yet; the user is busy with a frame of their own."""
 
@@ -78,7 +77,7 @@ class MainWindow(QMainWindow):
         self.setObjectName("main")
         self.setWindowIcon(icons.app_icon())
         self.setMinimumSize(900, 600)
-        self.resize(_first_size(self.screen().availableSize()))
+        open_at(self, 1440, 900)
         self._build_services(backend)
         self._build_widgets()
         self._build_controllers()
@@ -478,11 +477,6 @@ class MainWindow(QMainWindow):
         self.loader.shutdown()
         self.engine.shutdown()
         event.accept()
-
-
-def _first_size(available: QSize) -> QSize:
-    """Size of a window that was never shown: comfortable, and no larger than the screen."""
-    return QSize(1440, 900).boundedTo(available - FRAME_SPACE)
 
 
 def _line() -> QFrame:

@@ -21,6 +21,7 @@ from app.ui.i18n import tr
 from app.ui.model_card import ModelCard
 from app.ui.model_choice import ModelChoice
 from app.ui.model_controller import ModelController
+from app.ui.sizes import open_at
 from app.ui.theme import GRID
 
 
@@ -37,7 +38,7 @@ class ModelsDialog(QDialog):
         self.device = "auto"
         """Where models are measured."""
         self.setWindowTitle(tr("Models"))
-        self.resize(720, 620)
+        open_at(self, 720, 620)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(2 * GRID, 2 * GRID, 2 * GRID, 2 * GRID)
         layout.setSpacing(2 * GRID)

@@ -27,6 +27,7 @@ from app.ui import icons
 from app.ui.fields import inset
 from app.ui.i18n import tr
 from app.ui.settings import SCHEMA, Kind, Setting, Settings
+from app.ui.sizes import open_at
 from app.ui.theme import GRID
 
 ChoicesOf = Callable[[str], Sequence[tuple[str, str]]]
@@ -40,7 +41,7 @@ class SettingsDialog(QDialog):
         self._settings = settings
         self._choices_of = choices_of
         self.setWindowTitle(tr("Settings"))
-        self.resize(620, 640)
+        open_at(self, 620, 640)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(2 * GRID, 2 * GRID, 2 * GRID, 2 * GRID)
         layout.setSpacing(GRID)

@@ -7,6 +7,7 @@ import json
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from PySide6.QtCore import QSize
 from PySide6.QtGui import QKeySequence
 from PySide6.QtWidgets import QCheckBox, QComboBox, QWidget
 
@@ -15,6 +16,7 @@ from app.ui.keys_dialog import KeyDialog, KeysDialog
 from app.ui.settings import SCHEMA, Kind, Settings
 from app.ui.settings_dialog import SettingsDialog
 from app.ui.shortcuts import ACTIONS, ActionRegistry, find_conflicts
+from app.ui.sizes import first_size
 
 BY_KEY = {s.key: s for s in SCHEMA}
 
@@ -188,3 +190,8 @@ def test_recent_files_are_newest_first_once_each_and_can_be_forgotten(settings):
     assert settings.recent[0] == "n11" and len(settings.recent) == 10
     settings.forget_recent("n11")
     assert "n11" not in settings.recent
+
+
+def test_a_window_opens_no_larger_than_its_screen():
+    assert first_size(QSize(640, 720), QSize(1024, 700)) == QSize(640, 644)
+    assert first_size(QSize(1440, 900), QSize(2560, 1440)) == QSize(1440, 900)

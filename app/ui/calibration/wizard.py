@@ -36,6 +36,7 @@ from app.ui.calibration.quality_page import QualityPage
 from app.ui.calibration.report_files import ShownReport, read_report, write_report
 from app.ui.calibration.report_page import ReportPage
 from app.ui.i18n import duration_phrase, tr
+from app.ui.sizes import open_at
 from app.ui.theme import GRID
 from qcore.models.install import import_model
 from qcore.quant.clip_list import read_clip_list
@@ -79,7 +80,7 @@ class CalibrationWizard(QDialog):
         self._battery_checked = 0.0
         self._scratch = tempfile.TemporaryDirectory(prefix="qminisam2-")
         self.setWindowTitle(tr("Calibrate for my videos"))
-        self.resize(820, 640)
+        open_at(self, 820, 640)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(2 * GRID, 2 * GRID, 2 * GRID, 2 * GRID)
         layout.setSpacing(2 * GRID)
