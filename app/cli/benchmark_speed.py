@@ -54,7 +54,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="also measure load time and peak memory, in a fresh process that tracks N frames of two objects",
     )
-    parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        help="CPU threads (default: one a core); with 1, processor time is measured, which other programs "
+        "disturb little",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write FILE.md and FILE.json")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 

@@ -102,16 +102,21 @@ class SpeedPlan:
     memory_objects: int = 2
 
 
+def _now() -> float:
+    """Seconds. On one thread of processor time, so that what else the machine does does not count."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
 def interleaved_ms(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median wall times of several calls, taken in turns after one warm-up each."""
+    """Median times of several calls (see `_now`), taken in turns after one warm-up each."""
     for call in calls:
         call()
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
         for call, taken in zip(calls, times, strict=True):
-            started = time.perf_counter()
+            started = _now()
             call()
-            taken.append((time.perf_counter() - started) * 1000)
+            taken.append((_now() - started) * 1000)
     return [statistics.median(taken) for taken in times]
 
 
@@ -143,12 +148,13 @@ def measure_speed(video: str, plan: SpeedPlan | None = None, progress: Progress 
 
 
 def machine_facts() -> dict[str, str]:
-    """Processor, instruction sets, threads and versions."""
+    """Processor, instruction sets, threads, clock and versions."""
     return {
         "processor": processor_name(),
         "instruction sets": instruction_sets(),
         "kernels": cpu_kernels().summary,
         "threads": str(torch.get_num_threads()),
+        "times": "processor time" if torch.get_num_threads() == 1 else "wall time",
         "torch": torch.__version__,
         "python": sys.version.split()[0],
         "system": platform.system(),
@@ -269,14 +275,14 @@ class _Pass:
     def of(cls, steps: Iterator[object], memories: int) -> _Pass:
         """Run through ``steps``, one a frame."""
         taken: list[float] = []
-        begin = before = time.perf_counter()
+        begin = before = _now()
         for _ in steps:
-            now = time.perf_counter()
+            now = _now()
             taken.append((now - before) * 1000)
             before = now
         # the first frame is prompted and given back as it is
         steady = taken[min(memories + 1, max(1, len(taken) - 3)) :] or taken
-        return cls(statistics.median(steady), (time.perf_counter() - begin) * 1000)
+        return cls(statistics.median(steady), (_now() - begin) * 1000)
 
 
 def _measure_tracking(
@@ -306,11 +312,11 @@ def _measure_tracking(
 def _upstream_passes(
     clip: UpstreamClip, boxes: list[tuple[float, float, float, float]], memories: int
 ) -> tuple[_Pass, _Pass]:
-    started = time.perf_counter()
+    started = _now()
     state = clip.load()
     for index, box in enumerate(boxes, 1):
         clip.click(state, index, box)
-    prepared_ms = (time.perf_counter() - started) * 1000
+    prepared_ms = (_now() - started) * 1000
     first = _Pass.of(clip.steps(state), memories)
     return _Pass(first.frame_ms, first.total_ms + prepared_ms), _Pass.of(clip.steps(state), memories)
 
@@ -322,12 +328,12 @@ def _our_passes(
     boxes: list[tuple[float, float, float, float]],
     memories: int,
 ) -> tuple[_Pass, _Pass]:
-    started = time.perf_counter()
+    started = _now()
     with open_source(video) as source:
         session = VideoSession(contender.model, source, mutual_kv=contender.mutual_kv)
         for index, box in enumerate(boxes, 1):
             session.add_box(0, index, box)
-        prepared_ms = (time.perf_counter() - started) * 1000
+        prepared_ms = (_now() - started) * 1000
         first = _Pass.of(_by_frame(session, frame_count), memories)
         again = _Pass.of(_by_frame(session, frame_count), memories)
     return _Pass(first.frame_ms, first.total_ms + prepared_ms), again

@@ -9,6 +9,7 @@ from enum import StrEnum
 import torch
 from sam2.modeling.backbones.hieradet import Hiera
 from sam2.modeling.memory_attention import MemoryAttention
+from sam2.modeling.position_encoding import PositionEmbeddingSine
 from sam2.modeling.sam2_base import SAM2Base
 from torch import nn
 
@@ -20,6 +21,7 @@ from qcore.runtime.efficientnet import FastEfficientNetTrunk
 from qcore.runtime.errors import UnsupportedModuleError
 from qcore.runtime.hiera import FastHiera
 from qcore.runtime.memory_attention import FastMemoryAttention
+from qcore.runtime.positions import KeptPositions
 from qcore.runtime.probe import cpu_kernels
 from qcore.runtime.quantized_attention import FastQuantizedAttention
 from qcore.runtime.quantized_efficientnet import FastQuantizedEfficientNetTrunk
@@ -99,6 +101,9 @@ def lower(model: SAM2Base, precision: Precision = Precision.AUTO) -> KernelRepor
                 replaced += [name] if _swap(owner, name, dtype, integers, packed) else []
             except UnsupportedModuleError as error:
                 kept.append(f"{name}: {error}")
+        for part in (model.image_encoder.neck, model.memory_encoder):
+            if type(part.position_encoding) is PositionEmbeddingSine:
+                part.position_encoding = KeptPositions(part.position_encoding)
         if quantized and device.type == "cpu":
             kept += _lower_layers(model, dtype, integers)
     report = KernelReport(
