@@ -10,6 +10,7 @@ from qcore.tracking.memory_bank import ObjectMemory, continues
 from qcore.tracking.preprocess import mask_logits, point_inputs
 from qcore.tracking.tracker import ObjectTracker
 from qcore.tracking.types import Prompt, Recall
+from qcore.tracking.workers import team_for
 
 
 class PromptDecoder:
@@ -34,14 +35,16 @@ class PromptDecoder:
         frame_index = prompt.frame_index
         frame = tracker.encoder[frame_index]
         features_bchw = self._conditioned(frame_index, prompt.object_id, memory)
-        return decode(
-            tracker.model,
-            tracker.unconditioned(frame_index) if features_bchw is None else features_bchw,
-            frame,
-            point_inputs(prompt, tracker.size_hw, tracker.model.image_size, tracker.model.device),
-            self._previous_logits(prompt, memory),
-            is_first=features_bchw is None,
-        )
+        seen_bchw = tracker.unconditioned(frame_index) if features_bchw is None else features_bchw
+        with team_for(seen_bchw.shape[-2] * seen_bchw.shape[-1], seen_bchw.device):
+            return decode(
+                tracker.model,
+                seen_bchw,
+                frame,
+                point_inputs(prompt, tracker.size_hw, tracker.model.image_size, tracker.model.device),
+                self._previous_logits(prompt, memory),
+                is_first=features_bchw is None,
+            )
 
     def _conditioned(
         self, frame_index: int, object_id: int, memory: ObjectMemory | None

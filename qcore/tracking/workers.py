@@ -7,8 +7,9 @@ own: one object of the frame, or the encoding of a frame ahead.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -22,6 +23,28 @@ def _share_threads(threads: int) -> None:
     torch.set_num_threads(threads)
     # torch sets a thread's number again at its first use, from the default of that moment: use it now
     torch.get_num_threads()
+
+
+SMALL_MAP = 32 * 32
+"""Positions of a map up to which one thread decodes a mask faster than a team that waits for itself."""
+
+
+@contextlib.contextmanager
+def team_for(positions: int, device: torch.device) -> Iterator[None]:
+    """The right number of torch's threads for operations on maps of so many positions, then as before.
+
+    A mask decoder's hundreds of small operations each end when the last thread of the team is done: with
+    another program on one of the cores, a click on a small model took many times as long as on one thread.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or positions > SMALL_MAP or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Workers:

@@ -17,7 +17,7 @@ from qcore.tracking.mutual_kv import MutualKvSettings
 from qcore.tracking.session import VideoSession
 from qcore.tracking.tracker import Step, Tracked
 from qcore.tracking.types import Direction, MaskResult
-from qcore.tracking.workers import Workers
+from qcore.tracking.workers import Workers, team_for
 
 
 @pytest.fixture(autouse=True)
@@ -173,3 +173,21 @@ def test_one_thread_or_an_accelerator_needs_no_workers() -> None:
         with workers:
             assert (workers.count, workers.submit(torch.get_num_threads).result()) == expected
             assert torch.get_num_threads() == 4
+
+
+def test_small_maps_get_one_thread_large_ones_the_team_and_afterwards_all_is_as_before() -> None:
+    cpu, before = torch.device("cpu"), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with team_for(24 * 24, cpu):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 3
+        with team_for(64 * 64, cpu):
+            assert torch.get_num_threads() == 3
+        with team_for(24 * 24, torch.device("meta")):
+            assert torch.get_num_threads() == 3
+        with pytest.raises(ValueError), team_for(24 * 24, cpu):
+            raise ValueError
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
