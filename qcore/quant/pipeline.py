@@ -36,6 +36,9 @@ from qcore.quant.rollout import STAGES, ImageFeatures, StageCall, roll_out
 from qcore.quant.targets import Plan, make_plan
 from qcore.quant.units import Unit, find_units
 
+SMALLEST_NORMAL = 2.0**-14
+"""The smallest number that fp16 holds with all its digits."""
+
 log = logging.getLogger(__name__)
 
 
@@ -297,12 +300,24 @@ def freeze(quantized: nn.Module) -> None:
         half = parameter.half().float()
         if id(parameter) not in packed and torch.isfinite(half).all() and not fits_half(parameter):
             parameter.copy_(half)
-    steps = [q for _, q in quantizers(quantized) if isinstance(q, TensorQuantizer)]
-    scales = torch.cat([q.get_buffer("scale").reshape(-1) for q in steps]) if steps else torch.ones(1)
-    # normal numbers of fp16 change by 1 in 4096 at most
-    if float(scales.min()) >= 2.0**-14 and float(scales.max()) <= 65504.0:
-        for quantizer in steps:
-            quantizer.scale = quantizer.get_buffer("scale").half().float()
+    _round_activation_scales([q for _, q in quantizers(quantized) if isinstance(q, TensorQuantizer)])
+
+
+def _round_activation_scales(steps: Sequence[TensorQuantizer]) -> None:
+    """To fp16, which changes normal numbers by 1 in 2048 at most; all stay as they are if one does not fit.
+
+    A channel whose step is below fp16's normal numbers, beside one of 256 times that or more, is as good as
+    dead (often all 0) and gets the smallest normal step: less than the rounding of its neighbours.
+    """
+    scales: list[torch.Tensor] = []
+    for quantizer in steps:
+        scale = quantizer.get_buffer("scale")
+        if scale.numel() > 1 and float(scale.max()) >= 256 * SMALLEST_NORMAL:
+            scale = scale.clamp(min=SMALLEST_NORMAL)
+        scales.append(scale)
+    if all(float(s.min()) >= SMALLEST_NORMAL and float(s.max()) <= 65504.0 for s in scales):
+        for quantizer, scale in zip(steps, scales):
+            quantizer.scale = scale.half().float()
 
 
 def assert_deployable(quantized: nn.Module) -> None:

@@ -21,7 +21,13 @@ from qcore.quant.bundle_header import ModelDescription
 from qcore.quant.calibration_data import collect_clips, propose_box
 from qcore.quant.clip_selection import ClipRequest
 from qcore.quant.config import QuantConfig
-from qcore.quant.fake_quantize import QuantizerState, TensorQuantizer, quantizers, set_state
+from qcore.quant.fake_quantize import (
+    ActivationQuantizer,
+    QuantizerState,
+    TensorQuantizer,
+    quantizers,
+    set_state,
+)
 from qcore.quant.folding import is_bimodal, prepare_weights
 from qcore.quant.insertion import insert
 from qcore.quant.layers import QuantizedLayer
@@ -32,6 +38,7 @@ from qcore.quant.pipeline import (
     Progress,
     QuantizedModel,
     assert_deployable,
+    freeze,
     quantize_model,
 )
 from qcore.quant.rollout import roll_out
@@ -142,6 +149,24 @@ def test_stopping_keeps_finished_units_and_going_on_gives_the_same_model(
     resumed = quantize_model(small_model(), clips(1), config, work_dir=tmp_path)
     assert all(torch.equal(a, _codes(resumed)[name]) for name, a in _codes(ours).items())
     assert all(torch.equal(a, _scales(resumed)[name]) for name, a in _scales(ours).items())
+
+
+def test_activation_steps_are_kept_in_half_precision_and_dead_channels_stay_positive() -> None:
+    quantized = insert(small_model(), method(OURS, "w4a4"))
+    steps = [q for _, q in quantizers(quantized) if isinstance(q, ActivationQuantizer)]
+    wide = next(q for q in steps if q.scale.numel() > 1)
+    for quantizer in steps:
+        quantizer.scale = torch.full_like(quantizer.scale, 0.1)
+    wide.scale[0] = 1e-8
+    freeze(quantized)
+    assert all(bool((q.scale > 0).all() and torch.equal(q.scale.half().float(), q.scale)) for q in steps)
+    assert float((steps[0].scale - 0.1).abs().max()) < 0.1 / 2048
+    # one tensor's step that half precision cannot hold leaves all of them as they were
+    single = next(q for q in steps if q.scale.numel() == 1)
+    single.scale, wide.scale = torch.tensor(1e-6), torch.full_like(wide.scale, 0.1)
+    freeze(quantized)
+    assert float(single.scale) == pytest.approx(1e-6)
+    assert float(wide.scale.max()) == pytest.approx(0.1, rel=1e-7)
 
 
 def test_progress_names_stages_and_only_grows() -> None:
