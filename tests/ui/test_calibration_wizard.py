@@ -15,13 +15,14 @@ import pytest
 import torch
 from fake_tracking import true_mask
 from safetensors.torch import save_file
+from shiboken6 import delete
 
 from app.cli.remote import PRIORITY_VARIABLE
 from app.engine import calibration_process
 from app.engine.calibration_job import CalibrationJob, Recipe, create_job, waiting_jobs
 from app.ui.background import Background
 from app.ui.calibration.charts import UnitChart
-from app.ui.calibration.clips_page import ProjectClip
+from app.ui.calibration.clips_page import ClipsPage, ProjectClip
 from app.ui.calibration.controller import CalibrationController
 from app.ui.calibration.wizard import CLIPS, QUALITY, REPORT, RUN, CalibrationWizard
 from qcore.masks import encode
@@ -117,6 +118,25 @@ def at_unit_two(wizard: CalibrationWizard, qtbot: Any) -> None:
     wizard.next.click()
     qtbot.waitUntil(lambda: "part 2 of 4" in wizard.stage.text(), timeout=20_000)
     assert wizard.pages.currentIndex() == RUN
+
+
+def test_a_wizard_that_is_gone_before_its_clip_was_looked_at(qtbot: Any, clip: Path) -> None:
+    background = Background()
+    page = ClipsPage(background)
+    may_look = threading.Event()
+
+    def load() -> ClipRequest:
+        may_look.wait(10)
+        return ClipRequest(clip)
+
+    with qtbot.captureExceptions() as errors:
+        page.add_project(ProjectClip(clip, load))
+        delete(page)
+        may_look.set()
+        qtbot.waitUntil(lambda: not background.is_busy)
+        qtbot.wait(50)
+    assert not errors
+    background.shutdown()
 
 
 def test_a_bad_clip_is_left_out_and_a_small_set_is_called_small(

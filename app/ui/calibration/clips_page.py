@@ -19,6 +19,7 @@ from PySide6.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from shiboken6 import isValid
 
 from app.engine.engine import sentence
 from app.ui.background import Background
@@ -122,9 +123,13 @@ class ClipsPage(QWidget):
             shown = read_frames(plan.path, plan.indices[::step][:SHOWN_FRAMES])
             return request, len(plan.indices), _strip([_thumbnail(frame) for frame in shown])
 
+        def is_listed() -> bool:
+            """False when it was taken out, or the wizard is gone, while the video was looked at."""
+            return isValid(self) and entry in self._entries
+
         def done(found: tuple[ClipRequest, int, QImage]) -> None:
-            if entry not in self._entries:
-                return  # taken out meanwhile
+            if not is_listed():
+                return
             entry.request, entry.frames = found[0], found[1]
             entry.path = entry.request.path
             item.setText(f"{entry.path.name}\n{_prompts(entry.request)}")
@@ -132,7 +137,7 @@ class ClipsPage(QWidget):
             self._show_note()
 
         def failed(error: Exception) -> None:
-            if entry in self._entries:
+            if is_listed():
                 item.setText(f"{clip.path.name}\n{tr('Left out: {0}').format(sentence(error))}")
                 self._show_note()
 
