@@ -101,7 +101,9 @@ def lower(model: SAM2Base, precision: Precision = Precision.AUTO) -> KernelRepor
                 replaced += [name] if _swap(owner, name, dtype, integers, packed) else []
             except UnsupportedModuleError as error:
                 kept.append(f"{name}: {error}")
-        for part in (model.image_encoder.neck, model.memory_encoder):
+        # a model that is still being calibrated keeps all its parts
+        owners = (model.image_encoder.neck, model.memory_encoder) if replaced or not quantized else ()
+        for part in owners:
             if type(part.position_encoding) is PositionEmbeddingSine:
                 part.position_encoding = KeptPositions(part.position_encoding)
         if quantized and device.type == "cpu":
