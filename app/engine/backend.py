@@ -145,9 +145,11 @@ class QcoreBackend:
 
     def open_session(self, loaded: LoadedModel, frames: Any, recall: Recall) -> TrackingSession:
         """See `Backend.open_session`."""
+        from qcore.tracking.close_look import close_look_pays
         from qcore.tracking.session import VideoSession
 
-        session: TrackingSession = VideoSession(loaded.model, frames, recall=recall)
+        close_look = close_look_pays(loaded.model)
+        session: TrackingSession = VideoSession(loaded.model, frames, recall=recall, close_look=close_look)
         return session
 
     def set_mutual_kv(self, loaded: LoadedModel, session: TrackingSession, choice: MutualKvChoice) -> None:

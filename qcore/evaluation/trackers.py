@@ -41,9 +41,11 @@ class SessionTracker:
 
     def session(self, source: FrameSource) -> Any:
         """A fresh `VideoSession` on a clip."""
-        from qcore.tracking.session import VideoSession  # brings torch, which a baseline does not need
+        # these bring torch, which a baseline does not need
+        from qcore.tracking.close_look import close_look_pays
+        from qcore.tracking.session import VideoSession
 
-        return VideoSession(self.model, source, **self._options)
+        return VideoSession(self.model, source, close_look=close_look_pays(self.model), **self._options)
 
 
 class StaticMaskTracker:

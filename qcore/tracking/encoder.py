@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -72,6 +72,21 @@ class FrameEncoder:
         """Position encoding of the top level, the same for every frame; known once there was a frame."""
         assert self._position_1chw is not None, "no frame was encoded yet"
         return self._position_1chw
+
+    def picture(self, frame_index: int) -> npt.NDArray[np.uint8]:
+        """The frame itself, uint8 RGB (H, W, 3)."""
+        with self._reading:
+            return self._source[frame_index]
+
+    def encode_pictures(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> list[EncodedFrame]:
+        """Encode pictures (H, W, 3) that are no frames of the video; they are not cached."""
+        model = self._model
+        images = [image_tensor(picture, model.image_size, model.device) for picture in pictures]
+        backbone = model.forward_image(torch.cat(images).to(self._model_dtype))
+        if self._position_1chw is None:
+            self._position_1chw = backbone["vision_pos_enc"][-1][:1]
+        levels = backbone["backbone_fpn"][-model.num_feature_levels :]
+        return [EncodedFrame(tuple(level[k : k + 1] for level in levels)) for k in range(len(pictures))]
 
     def _level_shapes(self) -> list[tuple[int, ...]]:
         """(1, C, H, W) of every level."""

@@ -5,25 +5,54 @@ from __future__ import annotations
 
 import torch
 
-from qcore.tracking.decoding import Decoded, decode
-from qcore.tracking.memory_bank import ObjectMemory, continues
+from qcore.tracking.close_look import look_closely
+from qcore.tracking.decoding import Decoded, decode, mask_result
+from qcore.tracking.memory_bank import Keyframe, ObjectMemory, continues
 from qcore.tracking.preprocess import mask_logits, point_inputs
 from qcore.tracking.tracker import ObjectTracker
-from qcore.tracking.types import Prompt, Recall
+from qcore.tracking.types import MaskResult, Prompt, Recall
 from qcore.tracking.workers import team_for
 
 
 class PromptDecoder:
-    """Decodes prompts against what a session knows, without changing it."""
+    """Decodes prompts against what a session knows, without changing it.
 
-    def __init__(self, tracker: ObjectTracker, recall: Recall | None) -> None:
+    Args:
+        tracker: of the session.
+        recall: see `VideoSession`.
+        close_look: look closely at boxed objects, see `close_look.py`.
+    """
+
+    def __init__(self, tracker: ObjectTracker, recall: Recall | None, close_look: bool = False) -> None:
         self._tracker = tracker
         self.recall = recall
+        self._close_look = close_look
         self._features: tuple[object, torch.Tensor | None] | None = None
 
     def forget_features(self) -> None:
         """Drop the conditioned features kept for further clicks; memories have changed."""
         self._features = None
+
+    def keyframe(self, prompt: Prompt, memory: ObjectMemory | None) -> Keyframe:
+        """The keyframe that a prompt's clicks and box make of their frame."""
+        tracker = self._tracker
+        if self._close_look and prompt.box_xyxy is not None:
+            close = look_closely(tracker, prompt, self._previous_logits(prompt, memory))
+            if close is not None:
+                result = MaskResult(
+                    prompt.frame_index, prompt.object_id, close.rle, close.score, close.presence
+                )
+                logits = mask_logits(close.rle, tracker.model.image_size, tracker.model.device)
+                return Keyframe(result, prompt, close.rle, logits)
+        decoded = self.decode(prompt, memory)
+        return Keyframe(
+            mask_result(decoded, prompt.frame_index, prompt.object_id, tracker.size_hw),
+            prompt,
+            None,
+            decoded.logits_b1hw,
+            decoded.pointer_bc,
+            decoded.presence_logit_b1,
+        )
 
     def decode(self, prompt: Prompt, memory: ObjectMemory | None) -> Decoded:
         """Mask of a prompt's clicks and box.

@@ -23,7 +23,6 @@ from sam2.modeling.sam2_base import SAM2Base
 from qcore.masks import Rle
 from qcore.models.loading import autocast_of
 from qcore.tracking.conditioning import Conditioner
-from qcore.tracking.decoding import mask_result
 from qcore.tracking.encoder import LOOK_AHEAD_FRAMES, FrameEncoder, LookAhead
 from qcore.tracking.errors import TrackingError
 from qcore.tracking.feature_cache import DEFAULT_FEATURE_CACHE_BYTES, FeatureCache
@@ -54,6 +53,9 @@ class VideoSession:
         recall: asks the project for masks of earlier work. A click on a frame that was tracked in an earlier
             session then refines its mask instead of starting anew, and a pass that starts between keyframes
             remembers the masks behind its start.
+        close_look: see the crop around a drawn box, and its mirror image, at the model's full input size: a
+            better mask on that frame for two more runs of the encoder, and other masks than upstream's. Worth
+            it where `qcore.tracking.close_look.close_look_pays` says so.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class VideoSession:
         feature_store: FeatureStore | None = None,
         conditioning: ConditioningRule | None = None,
         recall: Recall | None = None,
+        close_look: bool = False,
     ) -> None:
         self._frame_count = len(source)
         self._size_hw = source.size
@@ -82,7 +85,7 @@ class VideoSession:
             self._frame_count,
             self._size_hw,
         )
-        self._prompts = PromptDecoder(self._tracker, recall)
+        self._prompts = PromptDecoder(self._tracker, recall, close_look)
         self._objects: dict[int, ObjectMemory] = {}
 
     # ---- state of the session
@@ -161,15 +164,7 @@ class VideoSession:
             keyframe = self._given_keyframe(frame_index, object_id, prompt.mask, prompt)
         else:
             with self._computing():
-                decoded = self._prompts.decode(prompt, memory)
-            keyframe = Keyframe(
-                mask_result(decoded, frame_index, object_id, self._size_hw),
-                prompt,
-                None,
-                decoded.logits_b1hw,
-                decoded.pointer_bc,
-                decoded.presence_logit_b1,
-            )
+                keyframe = self._prompts.keyframe(prompt, memory)
         memory = self._memory_of(object_id)
         self._record_click(memory, prompt, keyframe)
         memory.set_keyframe(frame_index, keyframe)
@@ -234,8 +229,7 @@ class VideoSession:
         if prompt.mask is not None:
             return self._given_keyframe(prompt.frame_index, prompt.object_id, prompt.mask, prompt).result
         with self._computing():
-            decoded = self._prompts.decode(prompt, self._objects.get(prompt.object_id))
-        return mask_result(decoded, prompt.frame_index, prompt.object_id, self._size_hw)
+            return self._prompts.keyframe(prompt, self._objects.get(prompt.object_id)).result
 
     # ---- propagation
 
