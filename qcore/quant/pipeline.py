@@ -87,12 +87,13 @@ class _Tracker:
     ) -> None:
         self._progress, self._should_stop = progress, should_stop
         self._started = self._last = time.monotonic()
+        self._stage = ""
         self._first_done: float | None = None
 
     def step(
         self, stage: str, module: str, done: float, loss: float | None = None, unit: int = 0, units: int = 0
     ) -> None:
-        """Report at most every 0.2 s.
+        """Report at most every 0.2 s, but always that a stage begins.
 
         Raises:
             CalibrationCancelledError: the caller wants to stop.
@@ -100,9 +101,10 @@ class _Tracker:
         if self._should_stop is not None and self._should_stop():
             raise CalibrationCancelledError("Calibration was stopped.")
         now = time.monotonic()
-        if self._progress is None or (now - self._last < 0.2 and 0 < done < 1):
+        is_news = stage != self._stage or not 0 < done < 1
+        if self._progress is None or (now - self._last < 0.2 and not is_news):
             return
-        self._last = now
+        self._last, self._stage = now, stage
         if self._first_done is None:
             self._first_done = done
         share = done - self._first_done
