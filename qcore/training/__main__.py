@@ -21,7 +21,7 @@ from qcore.training.presence import measure_presence
 from qcore.training.recipes import RECIPES, Recipe
 from qcore.training.synthesis import ClipGenerator, SynthesisConfig
 from qcore.training.trainer import Budget, RunConfig, Trainer, averaged_weights, start_ranks
-from qcore.training.weights import arch_of, save_weights, start_model
+from qcore.training.weights import arch_of, blend, save_weights, shift_presence, start_model
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +50,14 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("--stamps-root", type=Path, action="append", default=[], help="PNG cut-outs with alpha")
     pack.add_argument("--backgrounds-root", type=Path, action="append", default=[], help="photographs")
     pack.add_argument("--max-side", type=int, default=512)
-    pack.add_argument("--quality", type=int, default=88, help="of JPEG, 1-100")
+    pack.add_argument("--quality", type=int, default=88, help="of photographs, 1-100")
+    pack.add_argument("--compact", action="store_true", help="WebP and hard masks: half the size")
     pack.add_argument("--clip-step", type=int, default=1, help="keep each n-th frame of labelled clips")
     pack.add_argument("--limit-mib", type=float, help="fail rather than write a larger file")
     pack.set_defaults(run=_pack)
 
     train = verbs.add_parser("train", help="train, or go on with a training")
-    train.add_argument("--pack", type=Path, required=True)
+    train.add_argument("--pack", type=Path, action="append", required=True, help="repeat for several")
     train.add_argument(
         "--out", type=Path, required=True, help="folder of the checkpoints; resumed if not empty"
     )
@@ -85,6 +86,14 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, required=True)
     export.set_defaults(run=_export)
 
+    between = verbs.add_parser("blend", help="write the weights between a model and its refinement")
+    between.add_argument("first", type=Path)
+    between.add_argument("second", type=Path)
+    between.add_argument("--share", type=float, default=0.5, help="of the second model, 0..1")
+    between.add_argument("--presence-shift", type=float, default=0.0, help="added to the presence logit")
+    between.add_argument("--out", type=Path, required=True)
+    between.set_defaults(run=_blend)
+
     presence = verbs.add_parser("presence", help="measure whether a model notices that objects leave")
     presence.add_argument("--model", default="embedded-fp16")
     presence.add_argument("--davis-root", type=Path, required=True)
@@ -93,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     presence.set_defaults(run=_presence)
 
     preview = verbs.add_parser("preview", help="draw some synthetic clips into a picture")
-    preview.add_argument("--pack", type=Path, required=True)
+    preview.add_argument("--pack", type=Path, action="append", required=True)
     preview.add_argument("--out", type=Path, required=True)
     preview.add_argument("--seed", type=int, default=0)
     preview.set_defaults(run=_preview)
@@ -101,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _pack(args: argparse.Namespace) -> int:
-    writer = PackWriter(args.max_side, args.quality)
+    writer = PackWriter(args.max_side, args.quality, args.compact)
     for root in args.davis_root:
         log.info("%s: %d clips", root, sources.add_davis(writer, root, args.clip_step))
     for root in args.coco_root:
@@ -141,7 +150,7 @@ def _train(args: argparse.Namespace) -> int:
     )
     start_ranks(config, args.port)
     model = start_model(args.start, args.trunk, arch, recipe.image_size)
-    trainer = Trainer(model, arch, recipe, TrainingPack(args.pack), config)
+    trainer = Trainer(model, arch, recipe, TrainingPack(*args.pack), config)
     if trainer.resume():
         log.info("resumed at step %d", trainer.step)
     finished = trainer.run()
@@ -168,6 +177,13 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
+def _blend(args: argparse.Namespace) -> int:
+    state, arch = blend(args.first, args.second, args.share)
+    shift_presence(state, args.presence_shift)
+    save_weights(state, arch, args.out, {"share": args.share, "presence_shift": args.presence_shift})
+    return 0
+
+
 def _presence(args: argparse.Namespace) -> int:
     report = measure_presence(args.model, args.davis_root, args.frames)
     if args.json:
@@ -178,7 +194,7 @@ def _presence(args: argparse.Namespace) -> int:
 
 
 def _preview(args: argparse.Namespace) -> int:
-    generator = ClipGenerator(TrainingPack(args.pack), SynthesisConfig(), args.seed)
+    generator = ClipGenerator(TrainingPack(*args.pack), SynthesisConfig(), args.seed)
     rows = []
     for _ in range(8):
         clip = generator.clip(6, 2)

@@ -46,8 +46,8 @@ class FrameLoss(NamedTuple):
     """Loss of one frame and the IoU that the chosen masks reach on it."""
 
     loss: Tensor
-    iou: float
-    """Mean over the visible objects; 0 where none is."""
+    iou: Tensor
+    """Scalar, mean over the visible objects; 0 where none is."""
 
 
 def frame_loss(raw: RawOutput, truth_nhw: Tensor, config: LossConfig) -> FrameLoss:
@@ -68,7 +68,7 @@ def frame_loss(raw: RawOutput, truth_nhw: Tensor, config: LossConfig) -> FrameLo
     mask_part = (shape_nm.gather(1, best_n)[:, 0] * visible_n).sum() / count
     iou_part = ((raw.predicted_iou_nm.float() - iou_nm).abs().mean(1) * visible_n).sum() / count
     presence_part = F.binary_cross_entropy_with_logits(raw.presence_logit_n.float(), visible_n)
-    reached = float((iou_nm.gather(1, best_n)[:, 0] * visible_n).sum() / count)
+    reached = (iou_nm.gather(1, best_n)[:, 0] * visible_n).sum() / count
     return FrameLoss(mask_part + config.iou * iou_part + config.presence * presence_part, reached)
 
 

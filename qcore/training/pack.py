@@ -1,4 +1,4 @@
-"""One file that holds all training material, as JPEG and PNG, so that it travels to another machine.
+"""One file that holds all training material, as JPEG or WebP and PNG, so that it travels to another machine.
 
 A pack is a safetensors file: all encoded pictures one after the other in ``blob``, where each begins in
 ``offsets``, and a JSON index in the metadata. It knows nothing of where its pictures came from beyond a
@@ -86,12 +86,14 @@ class PackWriter:
 
     Args:
         max_side: longer side of what is stored, in pixels.
-        quality: JPEG quality, 1..100.
+        quality: of the photographs, 1..100.
+        compact: WebP in place of JPEG, and masks without soft edges: about half of the bytes.
     """
 
-    def __init__(self, max_side: int = 512, quality: int = 88) -> None:
+    def __init__(self, max_side: int = 512, quality: int = 88, compact: bool = False) -> None:
         self.max_side = max_side
         self.quality = quality
+        self.compact = compact
         self.index = PackIndex()
         self._blobs: list[bytes] = []
 
@@ -105,7 +107,7 @@ class PackWriter:
         image = shrink_to(image_rgb, self.max_side)
         entries = [entry for mask in masks if (entry := self._mask(mask, image.shape[:2])) is not None]
         self.index.images.append(
-            ImageEntry(self._jpeg(image), (image.shape[0], image.shape[1]), tuple(entries), source)
+            ImageEntry(self._photograph(image), (image.shape[0], image.shape[1]), tuple(entries), source)
         )
 
     def add_cutout(self, image_rgba: UInt8, source: str) -> None:
@@ -114,13 +116,13 @@ class PackWriter:
         entry = self._mask(image[:, :, 3], image.shape[:2])
         if entry is not None:
             size = (image.shape[0], image.shape[1])
-            self.index.cutouts.append(ImageEntry(self._jpeg(image[:, :, :3]), size, (entry,), source))
+            self.index.cutouts.append(ImageEntry(self._photograph(image[:, :, :3]), size, (entry,), source))
 
     def add_background(self, image_rgb: UInt8, source: str) -> None:
         """A photograph without labels, (H, W, 3)."""
         image = shrink_to(image_rgb, self.max_side)
         size = (image.shape[0], image.shape[1])
-        self.index.backgrounds.append(ImageEntry(self._jpeg(image), size, (), source))
+        self.index.backgrounds.append(ImageEntry(self._photograph(image), size, (), source))
 
     def add_clip(
         self, name: str, frames_rgb: Sequence[UInt8], objects: Sequence[Sequence[UInt8]], source: str
@@ -135,7 +137,7 @@ class PackWriter:
             for masks in objects
         )
         self.index.clips.append(
-            ClipEntry(name, source, size, tuple(self._jpeg(frame) for frame in frames), packed)
+            ClipEntry(name, source, size, tuple(self._photograph(frame) for frame in frames), packed)
         )
 
     def write(self, path: Path) -> int:
@@ -153,9 +155,12 @@ class PackWriter:
         self._blobs.append(data)
         return len(self._blobs) - 1
 
-    def _jpeg(self, image_rgb: UInt8) -> int:
+    def _photograph(self, image_rgb: UInt8) -> int:
         bgr = np.ascontiguousarray(image_rgb[:, :, ::-1])
-        _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
+        if self.compact:
+            _, data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, self.quality])
+        else:
+            _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
         return self._store(data.tobytes())
 
     def _mask(self, mask: UInt8, size: tuple[int, int]) -> MaskEntry | None:
@@ -168,41 +173,59 @@ class PackWriter:
             return None
         x, y, w, h = cv2.boundingRect(inside.astype(np.uint8))
         is_cut = x <= 1 or y <= 1 or x + w >= width - 1 or y + h >= height - 1
-        _, data = cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+        options = [cv2.IMWRITE_PNG_COMPRESSION, 9]
+        if self.compact:
+            mask = np.where(inside, np.uint8(255), np.uint8(0))
+            options += [cv2.IMWRITE_PNG_BILEVEL, 1]
+        _, data = cv2.imencode(".png", mask, options)
         return MaskEntry(self._store(data.tobytes()), area, (int(x), int(y), int(w), int(h)), bool(is_cut))
 
 
 class TrainingPack:
-    """Reads a pack; pictures are decoded when asked for.
+    """Reads packs as one; pictures are decoded when asked for.
 
     Args:
-        path: the file.
+        paths: the files.
 
     Raises:
-        TrainingError: the file is missing or not a pack of this version.
+        TrainingError: a file is missing or not a pack of this version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, *paths: Path) -> None:
+        self.images: list[ImageEntry] = []
+        self.cutouts: list[ImageEntry] = []
+        self.backgrounds: list[ImageEntry] = []
+        self.clips: list[ClipEntry] = []
+        self._pictures: list[UInt8] = []
+        for path in paths:
+            self._add(path)
+
+    def _add(self, path: Path) -> None:
         try:
             with safe_open(path, framework="np") as file:
                 metadata = file.metadata() or {}
                 if metadata.get(PACK_METADATA_KEY) != str(PACK_VERSION):
                     raise TrainingError(f"{path.name} is not a training pack of version {PACK_VERSION}.")
-                self._blob: UInt8 = file.get_tensor("blob")
-                self._offsets: NDArray[np.int64] = file.get_tensor("offsets")
+                blob: UInt8 = file.get_tensor("blob")
+                offsets: NDArray[np.int64] = file.get_tensor("offsets")
         except (OSError, SafetensorError) as error:
             raise TrainingError(f"The training pack {path} cannot be read.") from error
         index: dict[str, Any] = json.loads(metadata["index"])
-        self.images = [_image(item) for item in index["images"]]
-        self.cutouts = [_image(item) for item in index["cutouts"]]
-        self.backgrounds = [_image(item) for item in index["backgrounds"]]
-        self.clips = [
+        base = len(self._pictures)
+        self._pictures += np.split(blob, offsets[1:-1])
+        self.images += [_image(item, base) for item in index["images"]]
+        self.cutouts += [_image(item, base) for item in index["cutouts"]]
+        self.backgrounds += [_image(item, base) for item in index["backgrounds"]]
+        self.clips += [
             ClipEntry(
                 item["name"],
                 item["source"],
                 (item["size"][0], item["size"][1]),
-                tuple(item["frames"]),
-                tuple(tuple(masks) for masks in item["objects"]),
+                tuple(base + frame for frame in item["frames"]),
+                tuple(
+                    tuple(None if mask is None else base + mask for mask in masks)
+                    for masks in item["objects"]
+                ),
             )
             for item in index["clips"]
         ]
@@ -237,12 +260,12 @@ class TrainingPack:
         return counts
 
     def _bytes(self, blob: int) -> UInt8:
-        return self._blob[self._offsets[blob] : self._offsets[blob + 1]]
+        return self._pictures[blob]
 
 
-def _image(item: dict[str, Any]) -> ImageEntry:
+def _image(item: dict[str, Any], base: int) -> ImageEntry:
     masks = tuple(
-        MaskEntry(mask["blob"], mask["area"], tuple(mask["box_xywh"]), mask["is_cut"])
+        MaskEntry(base + mask["blob"], mask["area"], tuple(mask["box_xywh"]), mask["is_cut"])
         for mask in item["masks"]
     )
-    return ImageEntry(item["blob"], (item["size"][0], item["size"][1]), masks, item["source"])
+    return ImageEntry(base + item["blob"], (item["size"][0], item["size"][1]), masks, item["source"])

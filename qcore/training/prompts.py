@@ -32,10 +32,10 @@ def box_prompt(masks_nhw: Bool, rng: np.random.Generator) -> PointPrompt:
     count, height, width = masks_nhw.shape
     corners = np.zeros((count, 2, 2), np.float32)
     for n in range(count):
-        ys, xs = np.nonzero(masks_nhw[n])
-        if not len(xs):
+        x, y, box_width, box_height = cv2.boundingRect(masks_nhw[n].view(np.uint8))
+        if not box_width:
             continue
-        box = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], np.float64)
+        box = np.array([x, y, x + box_width, y + box_height], np.float64)
         sides = np.array([box[2] - box[0], box[3] - box[1]])
         if rng.random() > 0.3:
             box += rng.normal(0, 0.04, 4).clip(-0.08, 0.08) * np.tile(sides, 2)
@@ -72,10 +72,11 @@ def click_prompt(missing_nhw: Bool, extra_nhw: Bool, rng: np.random.Generator) -
 
 def interior_point(mask_hw: Bool) -> tuple[int, int]:
     """Row and column of the pixel farthest from the mask's edge."""
-    padded = np.pad(mask_hw, 1).astype(np.uint8)
+    x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask_hw).view(np.uint8))
+    padded = np.pad(mask_hw[y : y + height, x : x + width], 1).view(np.uint8)
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
     row, column = np.unravel_index(int(distance.argmax()), distance.shape)
-    return int(row), int(column)
+    return y + int(row), x + int(column)
 
 
 def join(first: PointPrompt, second: PointPrompt) -> PointPrompt:

@@ -102,11 +102,12 @@ RECIPES: dict[str, Recipe] = {
     # From a trained model, one data-centre GPU.
     "gpu-refine": Recipe(
         phases=(
-            Phase(0.75, ((0.35, BatchShape(64, 1, 3, 0)), (0.65, BatchShape(16, 5, 3, 0)))),
-            Phase(1.0, ((0.2, BatchShape(64, 1, 3, 0)), (0.8, BatchShape(10, 8, 3, 0)))),
+            Phase(0.7, ((0.3, BatchShape(96, 1, 3, 0)), (0.7, BatchShape(32, 6, 3, 0)))),
+            Phase(1.0, ((0.2, BatchShape(96, 1, 3, 0)), (0.8, BatchShape(20, 9, 3, 0)))),
         ),
-        warmup_steps=300,
-        average=0.999,
+        learning_rate=5e-4,
+        warmup_steps=100,
+        synthesis=SynthesisConfig(real_share=0.35, exit_share=0.2),
     ),
 }
 """Ready-made recipes by name."""

@@ -91,7 +91,13 @@ class ClipRunner:
         self, batch: ClipBatch, prompts: PromptMix, loss: LossConfig, rng: np.random.Generator
     ) -> StepResult:
         """Forward pass over a batch; the result's loss has gradients."""
-        pass_ = _Pass(self, batch, loss, rng)
+        # one context for all frames: the weights are brought to half precision once
+        with self.autocast():
+            return self._run(_Pass(self, batch, loss, rng), batch, prompts, rng)
+
+    def _run(
+        self, pass_: _Pass, batch: ClipBatch, prompts: PromptMix, rng: np.random.Generator
+    ) -> StepResult:
         clip_length = batch.frames_bthwc.shape[1]
         correct_at = -1
         if clip_length > 2 and rng.random() < prompts.later_correction:
@@ -146,8 +152,7 @@ class _Pass:
         mean = torch.tensor(_MEAN, device=device).view(1, 3, 1, 1)
         deviation = torch.tensor(_DEVIATION, device=device).view(1, 3, 1, 1)
         images = (frames.flatten(0, 1).permute(0, 3, 1, 2).float() - mean) / deviation
-        with runner.autocast():
-            encoded = self.model.forward_image(images)
+        encoded = self.model.forward_image(images)
         self.features = [level.view(count, length, *level.shape[1:]) for level in encoded["backbone_fpn"]]
         self.sizes = [(level.shape[-2], level.shape[-1]) for level in encoded["backbone_fpn"]]
         objects = len(self.owner_n)
@@ -157,7 +162,7 @@ class _Pass:
         ]
         self.memories: dict[str, dict[int, Any]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
         self.losses: list[Tensor] = []
-        self.iou: dict[str, list[float]] = {}
+        self.iou: dict[str, list[Tensor]] = {}
 
     def first_frame(self, kind: str) -> None:
         hard = self.hard_nthw[:, 0]
@@ -192,7 +197,7 @@ class _Pass:
             # a mask prompt on a clip of one frame
             return StepResult(sum((level.sum() * 0 for level in self.features), torch.zeros(())))
         total = torch.stack(self.losses).mean()
-        return StepResult(total, {name: float(np.mean(values)) for name, values in self.iou.items()})
+        return StepResult(total, {name: float(torch.stack(v).mean()) for name, v in self.iou.items()})
 
     def _features_at(self, t: int) -> list[Tensor]:
         """Features of one frame for every object, (H*W, N, C) a level."""
@@ -210,20 +215,19 @@ class _Pass:
         previous: Tensor | None = None,
     ) -> tuple[dict[str, Any], tuple[Any, ...]]:
         points = None if prompt is None else to_device(prompt, self.runner.device)
-        with self.runner.autocast():
-            current, outputs, _, _ = self.model._track_step(
-                t,
-                is_first,
-                features,
-                self.positions,
-                self.sizes,
-                points,
-                None if mask is None else mask.float(),
-                self.memories,
-                TIME_CODE_FRAMES,
-                False,
-                previous,
-            )
+        current, outputs, _, _ = self.model._track_step(
+            t,
+            is_first,
+            features,
+            self.positions,
+            self.sizes,
+            points,
+            None if mask is None else mask.float(),
+            self.memories,
+            TIME_CODE_FRAMES,
+            False,
+            previous,
+        )
         return current, outputs
 
     def _learn(self, t: int, name: str) -> None:
@@ -248,10 +252,9 @@ class _Pass:
         if t == self.truth_nthw.shape[1] - 1:
             return
         current["obj_ptr"] = outputs[5]
-        with self.runner.autocast():
-            self.model._encode_memory_in_output(
-                features, self.sizes, current["point_inputs"], True, outputs[4], outputs[6], current
-            )
+        self.model._encode_memory_in_output(
+            features, self.sizes, current["point_inputs"], True, outputs[4], outputs[6], current
+        )
         kind = "cond_frame_outputs" if is_prompted else "non_cond_frame_outputs"
         self.memories[kind][t] = current
 

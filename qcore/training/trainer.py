@@ -255,7 +255,7 @@ class Trainer:
             batch_size=None,
             sampler=self._keys(),
             num_workers=self.config.workers,
-            prefetch_factor=4,
+            prefetch_factor=2,
             pin_memory=self.device.type == "cuda",
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
@@ -98,6 +98,50 @@ def save_weights(state: dict[str, Tensor], arch: EmbeddedArch, path: Path, notes
     metadata = {ARCH_METADATA_KEY: arch.to_json(), "training": json.dumps(notes, sort_keys=True)}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(half, path, metadata)
+
+
+def blend(first: Path, second: Path, share: float) -> tuple[dict[str, Tensor], EmbeddedArch]:
+    """Weights between two models of which one was refined from the other.
+
+    What a short refinement learns and what it forgets do not grow alike along the straight line between its
+    start and its end: the best model is often on the way (Wortsman et al., "Robust fine-tuning of zero-shot
+    models", 2022).
+
+    Args:
+        first: weights file at a share of 0.
+        second: weights file at a share of 1.
+        share: 0..1.
+
+    Returns:
+        State dict and dimensions.
+
+    Raises:
+        TrainingError: the models differ in more than their weights.
+    """
+    if not 0 <= share <= 1:
+        raise TrainingError("The share of the second model must lie between 0 and 1.")
+    arch = arch_of(first)
+    if arch_of(second) != arch:
+        raise TrainingError(f"{first} and {second} have different dimensions: they cannot be blended.")
+    a, b = load_file(first), load_file(second)
+    if a.keys() != b.keys():
+        raise TrainingError(f"{first} and {second} have different parts: they cannot be blended.")
+    return {name: torch.lerp(a[name].float(), b[name].float(), share) for name in a}, arch
+
+
+def shift_presence(state: dict[str, Tensor], by: float) -> None:
+    """Add to the presence logit that a model gives every object, in place.
+
+    Objects are in view on nearly every training frame, so the head says "in view" too readily although it
+    ranks frames well: moving its threshold, by what `presence` measures, costs no training.
+
+    Raises:
+        TrainingError: the model has no presence head.
+    """
+    biases = sorted(name for name in state if "pred_obj_score_head" in name and name.endswith("bias"))
+    if not biases:
+        raise TrainingError("The model has no presence head.")
+    state[biases[-1]] = state[biases[-1]].float() + by
 
 
 def arch_of(start: Path) -> EmbeddedArch:

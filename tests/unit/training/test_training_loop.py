@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from qcore.models import load_model
 from qcore.models.embedded import EmbeddedArch, build_embedded
+from qcore.training.__main__ import main as training
 from qcore.training.errors import TrainingError
 from qcore.training.losses import LossConfig, RawOutput, frame_loss
 from qcore.training.pack import TrainingPack
@@ -21,7 +22,7 @@ from qcore.training.recipes import RECIPES, BatchShape, Phase, Recipe
 from qcore.training.step import ClipRunner, PromptMix, collate
 from qcore.training.synthesis import ClipGenerator, SynthesisConfig
 from qcore.training.trainer import Budget, RunConfig, Trainer, averaged_weights
-from qcore.training.weights import load_trunk, prepare_new, save_weights, start_model
+from qcore.training.weights import blend, load_trunk, prepare_new, save_weights, start_model
 
 TINY = Recipe(
     phases=(Phase(1.0, ((0.5, BatchShape(1, 1, 2)), (0.5, BatchShape(1, 3, 1)))),),
@@ -267,6 +268,29 @@ def test_the_result_is_a_model_that_the_program_loads(
         torch.testing.assert_close(value, state[name], atol=1e-3, rtol=1e-3)
     with pytest.raises(TrainingError, match="diverged"):
         save_weights({"a": torch.tensor([float("nan")])}, arch, tmp_path / "n.safetensors", {})
+
+
+def test_a_blend_lies_between_two_models(tiny_arch: EmbeddedArch, tmp_path: Path) -> None:
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    states = []
+    for seed, path in enumerate(files):
+        torch.manual_seed(seed)
+        states.append(build_embedded(tiny_arch).state_dict())
+        save_weights(states[-1], tiny_arch, path, {})
+    out = tmp_path / "c.safetensors"
+    command = ["blend", str(files[0]), str(files[1]), "--share", "0.75", "--out", str(out)]
+    assert training([*command, "--presence-shift", "-2"]) == 0
+    for name, value in load_model(out).state_dict().items():
+        expected = 0.25 * states[0][name] + 0.75 * states[1][name]
+        if name == "sam_mask_decoder.pred_obj_score_head.layers.2.bias":
+            expected = expected - 2
+        assert torch.allclose(value, expected, rtol=2e-3, atol=2e-3), name
+    other = replace(tiny_arch, ffn_dim=tiny_arch.ffn_dim * 2)
+    save_weights(build_embedded(other).state_dict(), other, files[1], {})
+    with pytest.raises(TrainingError, match="different dimensions"):
+        blend(files[0], files[1], 0.5)
+    with pytest.raises(TrainingError, match="between 0 and 1"):
+        blend(files[0], files[0], 1.5)
 
 
 def test_batches_do_not_depend_on_the_number_of_workers(

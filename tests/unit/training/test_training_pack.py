@@ -41,6 +41,45 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     assert pack.summary() == {"images/here": 1, "masks/here": 1}
 
 
+def test_a_compact_pack_is_smaller_and_shows_the_same(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 8, (90, 120, 1))
+    photo = np.clip(_photo() + noise, 0, 255).astype(np.uint8)
+    mask = np.zeros((90, 120), np.uint8)
+    cv2.circle(mask, (60, 40), 25, 255, -1, cv2.LINE_AA)
+    packs, sizes = [], []
+    for compact in (False, True):
+        writer = PackWriter(quality=80, compact=compact)
+        writer.add_image(photo, [mask], "here")
+        sizes.append(writer.size_bytes)
+        path = tmp_path / f"{compact}.qpack"
+        writer.write(path)
+        packs.append(TrainingPack(path))
+    assert sizes[1] < 0.8 * sizes[0]
+    entry = packs[1].images[0]
+    assert np.abs(packs[1].picture(entry.blob).astype(int) - photo).mean() < 8
+    np.testing.assert_array_equal(packs[1].mask(entry.masks[0].blob) > 0, mask > 127)
+
+
+def test_several_packs_are_read_as_one(tmp_path: Path) -> None:
+    paths = []
+    for number, centre in enumerate((30, 80)):
+        writer = PackWriter()
+        mask = np.zeros((90, 120), np.uint8)
+        cv2.circle(mask, (centre, 40), 20, 255, -1)
+        writer.add_image(_photo(), [mask], f"part{number}")
+        writer.add_clip(f"clip{number}", [_photo()] * 2, [[mask, np.zeros_like(mask)]], "clips")
+        writer.write(path := tmp_path / f"{number}.qpack")
+        paths.append(path)
+    pack = TrainingPack(*paths)
+    assert [entry.source for entry in pack.images] == ["part0", "part1"]
+    for entry, clip, centre in zip(pack.images, pack.clips, (30, 80), strict=True):
+        for blob in (entry.masks[0].blob, clip.objects[0][0]):
+            assert blob is not None
+            assert np.nonzero(pack.mask(blob))[1].mean() == pytest.approx(centre, abs=0.6)
+        assert clip.objects[0][1] is None
+        assert pack.picture(clip.frames[1]).shape == (90, 120, 3)
+
+
 def test_large_pictures_shrink_and_small_ones_stay() -> None:
     assert shrink_to(_photo(200, 400), 100).shape == (50, 100, 3)
     assert shrink_to(_photo(20, 40), 100).shape == (20, 40, 3)
