@@ -67,6 +67,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if not findings.is_broken:
         findings.sections["Devices"] = _devices()
         findings.sections["Kernels"] = _kernels()
+        findings.sections["Kernel choices"] = _kernel_choices()
     findings.sections["Models"] = {
         row.id: f"{row.precision}, {'installed' if row.installed else 'not installed'}"
         for row in model_statuses()
@@ -145,6 +146,17 @@ def _kernels() -> dict[str, str]:
         "packed convolution": "yes" if probe.packed_convolution else "no",
         "measured once, kept in": str(cache_file()),
     }
+
+
+def _kernel_choices() -> dict[str, str]:
+    """Every kind and shape of work that was measured here, its fastest kernel first."""
+    from qcore.runtime.probe import remembered_choices
+
+    lines = {
+        case: "; ".join(f"{way} {ms:.3f} ms" for way, ms in sorted(times.items(), key=lambda item: item[1]))
+        for case, times in remembered_choices().items()
+    }
+    return lines or {"none yet": "measured when a model first needs them"}
 
 
 def _folders() -> dict[str, str]:

@@ -45,12 +45,22 @@ def packs(dtype: torch.dtype) -> bool:
 
 
 class PackedMatrix:
-    """A (n, k) matrix re-laid once, to be multiplied from the left by many (m, k) blocks."""
+    """A (n, k) matrix re-laid once, to be multiplied from the left by many (m, k) blocks.
 
-    def __init__(self, matrix_nk: Tensor, bias_n: Tensor | None = None, rows_hint: int = QUERY_BLOCK) -> None:
+    With ``packed`` off, or where oneDNN cannot, it stays as it is and BLAS multiplies.
+    """
+
+    def __init__(
+        self,
+        matrix_nk: Tensor,
+        bias_n: Tensor | None = None,
+        rows_hint: int = QUERY_BLOCK,
+        packed: bool = True,
+    ) -> None:
         self.bias = bias_n
-        self.packed = matrix_nk.device.type == "cpu" and packs(matrix_nk.dtype) and has_packed_linear()
-        matrix_nk = matrix_nk.contiguous()
+        can_pack = matrix_nk.device.type == "cpu" and packs(matrix_nk.dtype) and has_packed_linear()
+        self.packed = packed and can_pack
+        matrix_nk = matrix_nk.contiguous() if self.packed else matrix_nk
         self.matrix = (
             torch.ops.mkldnn._reorder_linear_weight(matrix_nk, rows_hint) if self.packed else matrix_nk
         )

@@ -16,8 +16,14 @@ from torch import Tensor, nn
 
 from qcore.quant.attention import QuantizedMultiScaleAttention
 from qcore.runtime.attention import attend
+from qcore.runtime.choice import Choice
 from qcore.runtime.errors import UnsupportedModuleError
-from qcore.runtime.quantized_attention import ProductRoundings, attend_rounded, attend_small
+from qcore.runtime.quantized_attention import (
+    ProductRoundings,
+    ProductWays,
+    attend_rounded,
+    attend_small,
+)
 from qcore.runtime.quantized_layers import FeedForward, LinearKernel, linear_kernel
 
 SMALL_WINDOW = 1024
@@ -52,7 +58,7 @@ class _FastBlock:
     """One `MultiScaleBlock`."""
 
     def __init__(
-        self, source: MultiScaleBlock, dtype: torch.dtype, rows_hint: int, integers: bool, packed: bool
+        self, source: MultiScaleBlock, dtype: torch.dtype, rows_hint: int, integers: Choice, packed: bool
     ) -> None:
         attention, layers = source.attn, source.mlp.layers
         if len(layers) != 2:
@@ -75,7 +81,12 @@ class _FastBlock:
         self.mlp = FeedForward(kernel(layers[0], "gelu"), kernel(layers[1]))
         self.shortcut = kernel(source.proj) if source.dim != source.dim_out else None
         self.dtype = dtype if type(attention.qkv) is nn.Linear else torch.float32
-        self.product_dtype, self.integers, self.packed = dtype, integers, packed
+        self.product_dtype, self.packed = dtype, packed
+        self.ways: ProductWays | None = None
+        tokens = source.window_size**2 or rows_hint
+        if self.roundings is not None and tokens > SMALL_WINDOW:
+            queries, depth = tokens // 4 if self.pools else tokens, source.dim_out // self.heads
+            self.ways = ProductWays.fastest(self.roundings, integers, (queries, tokens, depth, depth), dtype)
 
     def __call__(self, x_bhwc: Tensor) -> Tensor:
         normed = self.norm1(x_bhwc).to(self.dtype)
@@ -119,11 +130,18 @@ class _FastBlock:
     def _attend_rounded(self, q: Tensor, k: Tensor, v: Tensor, roundings: ProductRoundings) -> Tensor:
         if k.shape[1] <= SMALL_WINDOW:
             return attend_small(q, k, v, roundings, q.shape[-1] ** -0.5)
-        return attend_rounded(q, k, v, roundings, dtype=self.product_dtype, integers=self.integers)
+        return attend_rounded(q, k, v, roundings, dtype=self.product_dtype, ways=self.ways)
 
 
 class FastHiera(nn.Module):
     """Drop-in for `Hiera` at inference, in float32 or bfloat16, quantized or not.
+
+    Args:
+        source: the trunk; its parameters are used as they are now.
+        dtype: of the products that integers do not serve.
+        rows_hint: tokens of the first stage to expect; each stage has a quarter of the one before.
+        integers: whether quantized parts use integer kernels, or a contest that decides.
+        packed: whether global attention re-lays keys and values (see `attend`).
 
     Raises:
         UnsupportedModuleError: the trunk is built differently from SAM 2's.
@@ -133,8 +151,8 @@ class FastHiera(nn.Module):
         self,
         source: Hiera,
         dtype: torch.dtype = torch.float32,
-        rows_hint: int = 4096,
-        integers: bool = True,
+        rows_hint: int = 65536,
+        integers: Choice = True,
         packed: bool = True,
     ) -> None:
         super().__init__()
@@ -144,7 +162,10 @@ class FastHiera(nn.Module):
         self.channel_list = source.channel_list
         self.stage_ends = frozenset(source.stage_ends)
         self.dtype = dtype
-        self._fast = [_FastBlock(block, dtype, rows_hint, integers, packed) for block in source.blocks]
+        self._fast = []
+        for block in source.blocks:
+            self._fast.append(_FastBlock(block, dtype, rows_hint, integers, packed))
+            rows_hint //= 4 if block.q_stride else 1
         self._positions: dict[tuple[int, int], Tensor] = {}
 
     def position_table(self, height: int, width: int) -> Tensor:

@@ -3,6 +3,8 @@
 Processors without VNNI add pairs of products in 16 bits, which overflow for full 8-bit operands. What fits is
 exact: two products of the largest activation and the largest weight within 32767 (6 x 6, 7 x 7 and 8 x 6 bits
 do). Weights enter as code minus zero point, so no correction is needed where that fits into a signed byte.
+Where it does not (8 bits, zero point off the middle), a weight becomes the sum of two bytes, and the input
+is laid down twice, one beside the other.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import torch
 from torch import Tensor
 
 _PAIR_LIMIT = 32767
+_LEAST, _MOST = -256, 254
+"""What two signed bytes reach."""
 _NO_ACTIVATION: tuple[str, list[float], str] = ("none", [], "")
 
 
@@ -47,6 +51,36 @@ def sums_full_bytes() -> bool:
     return torch.equal(product, torch.full((4, 16), 64.0 * 255 * 127))
 
 
+@functools.cache
+def has_plain_byte_product() -> bool:
+    """True when torch multiplies two signed byte matrices as they lie, exactly for full operands, without
+    warning that the processor cannot."""
+    if not sums_full_bytes():
+        return False
+    try:
+        left = torch.full((4, 64), -128, dtype=torch.int8)
+        right = torch.full((64, 16), -127, dtype=torch.int8)
+        both = torch._int_mm(left, right), torch._int_mm(left, right.t().contiguous().t())
+    except (AttributeError, RuntimeError):
+        return False
+    return all(torch.equal(product, torch.full((4, 16), 64 * 128 * 127).int()) for product in both)
+
+
+def fits(largest_activation: int, codes: Tensor, groups: int = 1) -> bool:
+    """Whether integer kernels compute a layer with these centred weight codes exactly on this machine."""
+    if is_exact(largest_activation, int(codes.abs().max())):
+        return True
+    return groups == 1 and sums_full_bytes() and int(codes.max()) <= _MOST and int(codes.min()) >= _LEAST
+
+
+def _as_bytes(codes: Tensor) -> Tensor:
+    """int8 codes; where they do not fit, two of them that add up, the second behind the first in axis 1."""
+    if codes.dtype is torch.int8 or int(codes.abs().max()) <= 127:
+        return codes.to(torch.int8)
+    first = codes.clamp(-128, 127)
+    return torch.cat([first, codes - first], dim=1).to(torch.int8)
+
+
 def is_exact(largest_activation: int, largest_weight: int) -> bool:
     """Whether integer kernels compute such operands without overflow on this machine."""
     if largest_weight > 127 or not has_integer_kernels():
@@ -58,10 +92,10 @@ class IntegerMatrix:
     """A signed byte matrix (n, k) re-laid once, to be multiplied from the left by unsigned bytes (m, k)."""
 
     def __init__(self, weight_nk: Tensor, scale_n: Tensor, bias_n: Tensor | None, rows_hint: int) -> None:
-        """``scale_n`` has one element, or one a row of the matrix."""
-        self.packed = torch.ops.onednn.qlinear_prepack(
-            weight_nk.contiguous(), [rows_hint, weight_nk.shape[1]]
-        )
+        """Weights within -256 .. 254; ``scale_n`` has one element, or one a row of the matrix."""
+        bytes_nk = _as_bytes(weight_nk)
+        self.twice = bytes_nk.shape[1] > weight_nk.shape[1]
+        self.packed = torch.ops.onednn.qlinear_prepack(bytes_nk.contiguous(), [rows_hint, bytes_nk.shape[1]])
         self.scale = scale_n.float()
         self.zero_point = torch.zeros(len(scale_n), dtype=torch.int64)
         self.bias = None if bias_n is None else bias_n.float()
@@ -85,6 +119,7 @@ class IntegerMatrix:
         """
         algorithm = "none" if activation == "gelu" else ""
         out_scale, out_zero, out_dtype = (1.0, 0, torch.float32) if into is None else (*into, torch.uint8)
+        codes_mk = torch.cat([codes_mk, codes_mk], dim=1) if self.twice else codes_mk
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
             codes_mk, scale, zero_point, self.packed, self.scale, self.zero_point, self.bias,
             out_scale, out_zero, out_dtype, activation, [], algorithm,
@@ -96,7 +131,7 @@ class IntegerConv:
     """A convolution with signed byte weights, on channels-last maps of unsigned bytes.
 
     Args:
-        weight_oikk: int8.
+        weight_oikk: integers within -256 .. 254; within -127 .. 127 with groups.
         scale_o: of the weights, one an output channel.
         bias_o: added to the scaled sums.
     """
@@ -110,7 +145,8 @@ class IntegerConv:
         padding: int,
         groups: int,
     ) -> None:
-        self.weight, self.scale = weight_oikk.contiguous(), scale_o.float()
+        self.weight, self.scale = _as_bytes(weight_oikk).contiguous(), scale_o.float()
+        self.twice = self.weight.shape[1] > weight_oikk.shape[1]
         self.zero_point = torch.zeros(len(scale_o), dtype=torch.int64)
         self.bias = None if bias_o is None else bias_o.float()
         self._geometry = ([stride] * 2, [padding] * 2, [1, 1], groups)
@@ -130,6 +166,7 @@ class IntegerConv:
         self, codes_bchw: Tensor, scale: float, zero_point: int, residual_bchw: Tensor | None = None
     ) -> Tensor:
         """``scale (codes - zero_point) * weight + bias [+ residual]`` in float32; padding stands for zero."""
+        codes_bchw = torch.cat([codes_bchw, codes_bchw], dim=1) if self.twice else codes_bchw
         packed = self._prepared(tuple(codes_bchw.shape), zero_point)
         result: Tensor = torch.ops.onednn.qconv2d_pointwise(
             codes_bchw, scale, zero_point, packed, self.scale, self.zero_point, self.bias, *self._geometry,
@@ -142,6 +179,7 @@ class IntegerConv:
 
         The scale of the codes that leave must be folded into the weights' scales and the bias.
         """
+        codes_bchw = torch.cat([codes_bchw, codes_bchw], dim=1) if self.twice else codes_bchw
         packed = self._prepared(tuple(codes_bchw.shape), zero_point)
         result: Tensor = torch.ops.onednn.qconv2d_pointwise(
             codes_bchw, scale, zero_point, packed, self.scale, self.zero_point, self.bias, *self._geometry,

@@ -1,4 +1,4 @@
-"""Linear layers with weights re-laid once for the CPU's GEMM, in float32 or bfloat16, GELU fused."""
+"""Linear layers with weights re-laid once for the CPU's GEMM, or as they lie, in float32 or bfloat16."""
 
 from __future__ import annotations
 
@@ -10,16 +10,24 @@ from qcore.runtime.attention import PackedMatrix
 
 
 class PackedLinear:
-    """``activation(x W^T + b)`` in one dtype; weights are kept once, in the layout of the kernel."""
+    """``activation(x W^T + b)`` in one dtype; weights are kept once, in the layout of the kernel.
+
+    With ``packed`` off the layout is the weight's own, which BLAS takes.
+    """
 
     def __init__(
-        self, weight_oi: Tensor, bias_o: Tensor | None, dtype: torch.dtype, rows_hint: int, gelu: bool = False
+        self,
+        weight_oi: Tensor,
+        bias_o: Tensor | None,
+        dtype: torch.dtype,
+        rows_hint: int,
+        gelu: bool = False,
+        packed: bool = True,
     ) -> None:
         self.dtype = dtype
         self.gelu = gelu
-        self.matrix = PackedMatrix(
-            weight_oi.to(dtype), None if bias_o is None else bias_o.to(dtype), rows_hint
-        )
+        bias_o = None if bias_o is None else bias_o.to(dtype)
+        self.matrix = PackedMatrix(weight_oi.to(dtype), bias_o, rows_hint, packed)
 
     @classmethod
     def of(cls, linear: nn.Linear, dtype: torch.dtype, rows_hint: int, gelu: bool = False) -> PackedLinear:

@@ -17,12 +17,13 @@ from qcore.models.embedded import EfficientNetLiteTrunk
 from qcore.quant.attention import QuantizedAttention, QuantizedProducts
 from qcore.quant.layers import QuantizedLayer
 from qcore.runtime.allocator import keep_freed_memory
+from qcore.runtime.choice import Choice, Chooser
 from qcore.runtime.efficientnet import FastEfficientNetTrunk
 from qcore.runtime.errors import UnsupportedModuleError
 from qcore.runtime.hiera import FastHiera
 from qcore.runtime.memory_attention import FastMemoryAttention
 from qcore.runtime.positions import KeptPositions
-from qcore.runtime.probe import cpu_kernels
+from qcore.runtime.probe import chooser_of_this_machine, cpu_kernels, remember
 from qcore.runtime.quantized_attention import FastQuantizedAttention
 from qcore.runtime.quantized_efficientnet import FastQuantizedEfficientNetTrunk
 from qcore.runtime.quantized_layers import kernel_layer
@@ -30,7 +31,8 @@ from qcore.runtime.quantized_layers import kernel_layer
 log = logging.getLogger(__name__)
 
 _FAST = (FastMemoryAttention, FastHiera, FastEfficientNetTrunk, FastQuantizedEfficientNetTrunk)
-_ROWS_HINT = 1024
+_PROMPT_ROWS = 8
+"""Tokens of a prompt with the mask decoder's own: rows of its small linear layers."""
 
 
 class Precision(StrEnum):
@@ -55,7 +57,7 @@ class KernelReport:
     is_quantized: bool = False
     """Whether the model has quantized parts."""
     integers: bool = False
-    """Whether they run in 8-bit integers where those are exact."""
+    """Whether some of them run in 8-bit integers."""
 
     @property
     def arithmetic(self) -> str:
@@ -77,20 +79,31 @@ def resolve_precision(device: torch.device, precision: Precision = Precision.AUT
     return Precision.BF16 if cpu_kernels().dtype is torch.bfloat16 else Precision.FP32
 
 
-def lower(model: SAM2Base, precision: Precision = Precision.AUTO) -> KernelReport:
+def lower(
+    model: SAM2Base, precision: Precision = Precision.AUTO, choice: Choice | None = None
+) -> KernelReport:
     """Swap a model's parts for fast kernels, in place; call it after moving the model.
 
     FP32 computes the same function to rounding. BF16 changes masks slightly (mean IoU with float32 above
     0.99 on real clips). Quantized layers and attentions become kernels that compute what their fake
     quantizers compute: in 8-bit integers where these are exact and faster on this CPU, else in floats. Parts
     built otherwise, and quantized parts on other devices, stay as they are. Lowering twice changes nothing.
+
+    Args:
+        model: on its device.
+        precision: of products that are not of integers.
+        choice: decides between kernels that compute the same; None for measurements of this machine, made
+            when a model first needs them and remembered.
     """
     device = next(model.parameters()).device
     if device.type == "cpu":
         keep_freed_memory()
     chosen = resolve_precision(device, precision)
     dtype = torch.bfloat16 if chosen is Precision.BF16 else torch.float32
-    integers = device.type == "cpu" and cpu_kernels().integers
+    chooser = None
+    if choice is None:
+        choice = chooser = chooser_of_this_machine() if device.type == "cpu" else None
+    choice = False if choice is None else choice
     packed = device.type != "cpu" or cpu_kernels().packs_attention
     quantized = {name for name, module in model.named_modules() if _is_quantized(module)}
     replaced: list[str] = []
@@ -98,7 +111,7 @@ def lower(model: SAM2Base, precision: Precision = Precision.AUTO) -> KernelRepor
     with torch.no_grad():
         for owner, name in ((model, "memory_attention"), (model.image_encoder, "trunk")):
             try:
-                replaced += [name] if _swap(owner, name, dtype, integers, packed) else []
+                replaced += [name] if _swap(owner, name, model, dtype, choice, packed) else []
             except UnsupportedModuleError as error:
                 kept.append(f"{name}: {error}")
         # a model that is still being calibrated keeps all its parts
@@ -107,7 +120,12 @@ def lower(model: SAM2Base, precision: Precision = Precision.AUTO) -> KernelRepor
             if type(part.position_encoding) is PositionEmbeddingSine:
                 part.position_encoding = KeptPositions(part.position_encoding)
         if quantized and device.type == "cpu":
-            kept += _lower_layers(model, dtype, integers)
+            kept += _lower_layers(model, dtype, choice)
+        if chooser is not None:
+            remember(chooser)
+    integers = choice is True
+    if isinstance(choice, Chooser):
+        integers = any(way.is_integer for way in choice.chosen.values())
     report = KernelReport(
         device.type, chosen, tuple(replaced), tuple(kept), bool(quantized), bool(quantized) and integers
     )
@@ -119,7 +137,9 @@ def _is_quantized(module: nn.Module) -> bool:
     return isinstance(module, (QuantizedLayer, QuantizedProducts))
 
 
-def _swap(owner: nn.Module, name: str, dtype: torch.dtype, integers: bool, packed: bool) -> bool:
+def _swap(
+    owner: nn.Module, name: str, model: SAM2Base, dtype: torch.dtype, choice: Choice, packed: bool
+) -> bool:
     """Replace a trunk or memory attention; True where it runs on our kernels afterwards."""
     module = getattr(owner, name)
     if isinstance(module, _FAST):
@@ -127,12 +147,14 @@ def _swap(owner: nn.Module, name: str, dtype: torch.dtype, integers: bool, packe
     is_quantized = any(_is_quantized(part) for part in module.modules())
     if is_quantized and next(module.parameters()).device.type != "cpu":
         raise UnsupportedModuleError("quantized parts have kernels on the CPU only.")
+    side = model.image_size
     if type(module) is MemoryAttention:
-        fast: nn.Module = FastMemoryAttention(module, dtype, integers=integers, packed=packed)
+        frames = max(1, (model.num_maskmem + 1) // 2)
+        fast: nn.Module = FastMemoryAttention(module, dtype, _tokens(model), choice, packed, frames)
     elif type(module) is Hiera:
-        fast = FastHiera(module, dtype, integers=integers, packed=packed)
+        fast = FastHiera(module, dtype, (side // 4) ** 2, choice, packed)
     elif type(module) is EfficientNetLiteTrunk and is_quantized:
-        fast = FastQuantizedEfficientNetTrunk(module, dtype, integers)
+        fast = FastQuantizedEfficientNetTrunk(module, dtype, choice, side)
     elif type(module) is EfficientNetLiteTrunk:
         fast = FastEfficientNetTrunk(module, dtype)
     else:
@@ -141,9 +163,40 @@ def _swap(owner: nn.Module, name: str, dtype: torch.dtype, integers: bool, packe
     return True
 
 
-def _lower_layers(model: SAM2Base, dtype: torch.dtype, integers: bool) -> list[str]:
+def _tokens(model: SAM2Base) -> int:
+    """Positions of the top feature map."""
+    return max(1, model.image_size // 16) ** 2
+
+
+def _side(name: str, image_size: int) -> int:
+    """Of the maps that enter a convolution outside the trunk's blocks."""
+    last = int(next((word for word in reversed(name.split(".")) if word.isdigit()), "0"))
+    if "patch_embed" in name:
+        return image_size
+    if "neck.convs." in name:
+        # from coarse to fine
+        return max(1, image_size * 2 ** int(name.partition("neck.convs.")[2].split(".")[0]) // 32)
+    if "mask_downsampler" in name:
+        # convolution, norm and activation a step
+        return max(1, image_size >> min(4, last // 3))
+    if "mask_downscaling" in name:
+        return max(1, image_size // 4 >> min(2, last // 3))
+    if "conv_s0" in name or "conv_s1" in name:
+        return max(1, image_size // (4 if "conv_s0" in name else 8))
+    return max(1, image_size // 16)
+
+
+def _attention_rows(name: str, tokens: int) -> tuple[int, int]:
+    """Queries and keys of one of the mask decoder's attentions."""
+    asks_from_image = "image_to_token" in name
+    asks_image = "token_to_image" in name
+    return tokens if asks_from_image else _PROMPT_ROWS, tokens if asks_image else _PROMPT_ROWS
+
+
+def _lower_layers(model: SAM2Base, dtype: torch.dtype, choice: Choice) -> list[str]:
     """Replace the quantized layers and attentions that no larger kernel has taken; why some stay."""
     kept: list[str] = []
+    tokens = _tokens(model)
     taken = [name for name, module in model.named_modules() if isinstance(module, _FAST)]
     for name, module in list(model.named_modules()):
         inside = next((t for t in taken if name.startswith(f"{t}.")), None)
@@ -151,10 +204,13 @@ def _lower_layers(model: SAM2Base, dtype: torch.dtype, integers: bool) -> list[s
             continue
         try:
             if isinstance(module, QuantizedAttention) and type(module) is QuantizedAttention:
-                _replace(model, name, FastQuantizedAttention(module, dtype, integers))
+                rows = _attention_rows(name, tokens)
+                _replace(model, name, FastQuantizedAttention(module, dtype, choice, *rows))
                 taken.append(name)
             elif isinstance(module, QuantizedLayer):
-                _replace(model, name, kernel_layer(module, dtype, _ROWS_HINT, integers))
+                count = tokens if "pwconv" in name else _PROMPT_ROWS
+                side = _side(name, model.image_size)
+                _replace(model, name, kernel_layer(module, dtype, count, choice, side))
                 taken.append(name)
         except UnsupportedModuleError as error:
             kept.append(f"{name}: {error}")

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from qcore.quant.attention import QuantizedRoPEAttention
 from qcore.runtime.attention import attend
+from qcore.runtime.choice import Choice
 from qcore.runtime.errors import UnsupportedModuleError
 from qcore.runtime.linear import PackedLinear
-from qcore.runtime.quantized_attention import ProductRoundings, attend_rounded
+from qcore.runtime.quantized_attention import ProductRoundings, ProductWays, attend_rounded
 from qcore.runtime.quantized_layers import FeedForward, LinearKernel, linear_kernel
 
 
@@ -48,19 +49,20 @@ class _FastRotaryAttention:
         source: RoPEAttention,
         dtype: torch.dtype,
         rows_hint: int,
+        keys_hint: int,
         narrow_values: bool,
-        integers: bool,
+        integers: Choice,
         packed: bool,
     ) -> None:
         if source.num_heads != 1 or source.internal_dim % 2:
             raise UnsupportedModuleError("The fast path is written for one attention head.")
         self.dtype = dtype
-        self.integers, self.packed = integers, packed
+        self.packed = packed
         self.compute_cis = source.compute_cis
         self.roundings = ProductRoundings.of(source) if isinstance(source, QuantizedRoPEAttention) else None
         order = _pairs_apart(source.internal_dim)
         self.query = linear_kernel(source.q_proj, dtype, rows_hint, order=order, integers=integers)
-        self.key = linear_kernel(source.k_proj, dtype, rows_hint, order=order, integers=integers)
+        self.key = linear_kernel(source.k_proj, dtype, keys_hint, order=order, integers=integers)
         v_proj, out_proj = source.v_proj, source.out_proj
         self.value: LinearKernel | None = None
         if narrow_values and self.roundings is None and type(v_proj) is type(out_proj) is nn.Linear:
@@ -71,8 +73,13 @@ class _FastRotaryAttention:
             self.output: LinearKernel = PackedLinear(combined, bias, dtype, rows_hint)
         else:
             # rounded values are not linear in the memory any more
-            self.value = linear_kernel(v_proj, dtype, rows_hint, integers=integers)
+            self.value = linear_kernel(v_proj, dtype, keys_hint, integers=integers)
             self.output = linear_kernel(out_proj, dtype, rows_hint, integers=integers)
+        self.ways: ProductWays | None = None
+        if self.roundings is not None:
+            width = source.internal_dim
+            shape_nmcd = (rows_hint, keys_hint, width, width)
+            self.ways = ProductWays.fastest(self.roundings, integers, shape_nmcd, dtype)
         self._tables: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
     def tables(self, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -111,9 +118,7 @@ class _FastRotaryAttention:
             mixed = attend(q, k, v, key_bias_bm=key_bias_m, dtype=self.dtype, packed=self.packed)
             return self.output(mixed)
         return self.output(
-            attend_rounded(
-                q, k, v, self.roundings, key_bias_m=key_bias_m, dtype=self.dtype, integers=self.integers
-            )
+            attend_rounded(q, k, v, self.roundings, key_bias_m=key_bias_m, dtype=self.dtype, ways=self.ways)
         )
 
 
@@ -125,7 +130,8 @@ class _FastLayer:
         source: MemoryAttentionLayer,
         dtype: torch.dtype,
         rows_hint: int,
-        integers: bool,
+        frames_hint: int,
+        integers: Choice,
         packed: bool,
     ) -> None:
         if source.pos_enc_at_attn or source.pos_enc_at_cross_attn_queries:
@@ -134,10 +140,10 @@ class _FastLayer:
             raise UnsupportedModuleError("The feed-forward part's activation is not SAM 2's.")
         self.source = source
         self.self_attention = _FastRotaryAttention(
-            source.self_attn, dtype, rows_hint, False, integers, packed
+            source.self_attn, dtype, rows_hint, rows_hint, False, integers, packed
         )
         self.cross_attention = _FastRotaryAttention(
-            source.cross_attn_image, dtype, rows_hint, True, integers, packed
+            source.cross_attn_image, dtype, rows_hint, frames_hint * rows_hint, True, integers, packed
         )
         self.feed_forward = FeedForward(
             linear_kernel(source.linear1, dtype, rows_hint, "relu", integers=integers),
@@ -161,8 +167,9 @@ class FastMemoryAttention(nn.Module):
         source: the module; its parameters are used as they are now.
         dtype: of the products that integers do not serve.
         rows_hint: tokens of a frame to expect.
-        integers: whether quantized parts may use integer kernels.
+        integers: whether quantized parts use integer kernels, or a contest that decides.
         packed: whether attention re-lays keys and values (see `attend`).
+        frames_hint: memory frames to expect.
 
     Raises:
         UnsupportedModuleError: the module is built differently from SAM 2's (several heads, say).
@@ -173,8 +180,9 @@ class FastMemoryAttention(nn.Module):
         source: MemoryAttention,
         dtype: torch.dtype = torch.float32,
         rows_hint: int = 4096,
-        integers: bool = True,
+        integers: Choice = True,
         packed: bool = True,
+        frames_hint: int = 4,
     ) -> None:
         super().__init__()
         if not source.batch_first:
@@ -184,7 +192,9 @@ class FastMemoryAttention(nn.Module):
         self.d_model = source.d_model
         self.layers = source.layers
         self.dtype = dtype
-        self._fast = [_FastLayer(layer, dtype, rows_hint, integers, packed) for layer in source.layers]
+        self._fast = [
+            _FastLayer(layer, dtype, rows_hint, frames_hint, integers, packed) for layer in source.layers
+        ]
         self._is_quantized = any(isinstance(m, QuantizedRoPEAttention) for m in source.modules())
         self._keys_with_pos = [layer.pos_enc_at_cross_attn_keys for layer in source.layers]
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import logging
 import os
 import platform
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import torch
 from torch import nn
 
 from qcore.runtime.attention import attend, has_packed_linear
+from qcore.runtime.choice import Chooser, fastest_ms, one_thread
 from qcore.runtime.convolution import has_packed_convolution
 from qcore.runtime.integer import IntegerMatrix, has_integer_kernels, sums_full_bytes
 from qcore.runtime.linear import PackedLinear
@@ -27,8 +26,7 @@ log = logging.getLogger(__name__)
 
 MIN_GAIN = 1.15
 """bfloat16 costs accuracy: it must beat float32 by this factor to be chosen."""
-_REPEATS = 5
-_FORMAT = 4
+_FORMAT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,27 +86,6 @@ def cache_file() -> Path:
     return Path(platformdirs.user_cache_dir("qminisam2")) / "kernels.json"
 
 
-def _fastest_ms(call: Callable[[], object]) -> float:
-    """Processor time of the fastest of several calls on one thread: what else runs does not count."""
-    call()
-    best = float("inf")
-    for _ in range(_REPEATS):
-        started = time.thread_time()
-        call()
-        best = min(best, time.thread_time() - started)
-    return best * 1000
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 @torch.inference_mode()
 def measure() -> KernelProbe:
     """Time float32, bfloat16 and 8-bit integers on one CPU thread; takes some tens of milliseconds."""
@@ -118,21 +95,21 @@ def measure() -> KernelProbe:
     for dtype in (torch.float32, torch.bfloat16):
         packed = PackedLinear.of(layer, dtype, rows.shape[0])
         operand = rows.to(dtype)
-        with _one_thread():
-            times[dtype] = _fastest_ms(functools.partial(packed, operand))
+        with one_thread():
+            times[dtype] = fastest_ms(functools.partial(packed, operand))
     integer_ms = None
     if has_integer_kernels():
         codes = torch.randint(-31, 32, layer.weight.shape, dtype=torch.int8)
         matrix = IntegerMatrix(codes, torch.ones(codes.shape[0]), None, rows.shape[0])
         rounding = Rounding(0.1, 31, 63)
-        with _one_thread():
-            integer_ms = round(_fastest_ms(lambda: matrix.multiply(rounding.bytes(rows), 0.1, 31)), 3)
+        with one_thread():
+            integer_ms = round(fastest_ms(lambda: matrix.multiply(rounding.bytes(rows), 0.1, 31)), 3)
     attention = []
     queries, keys, values = torch.randn(1, 256, 128), torch.randn(1, 1024, 128), torch.randn(1, 1024, 64)
     for is_packed in (True, False):
-        with _one_thread():
+        with one_thread():
             call = functools.partial(attend, queries, keys, values, packed=is_packed)
-            attention.append(round(_fastest_ms(call), 3))
+            attention.append(round(fastest_ms(call), 3))
     return KernelProbe(
         processor_name(),
         torch.__version__,
@@ -146,31 +123,61 @@ def measure() -> KernelProbe:
     )
 
 
-def _read_cached(path: Path) -> KernelProbe | None:
+def _read_content() -> dict[str, Any]:
+    """What was remembered, while processor and torch are the same; else nothing."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        probe = KernelProbe(**content["probe"]) if content["format"] == _FORMAT else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    current = (processor_name(), torch.__version__)
-    if probe is None or (probe.processor, probe.torch_version) != current:
-        return None
-    return probe
+        content = json.loads(cache_file().read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT:
+            return {}
+        probe = KernelProbe(**content["probe"])
+        choices = {
+            str(case): {str(way): float(ms) for way, ms in times.items()}
+            for case, times in content["choices"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    if (probe.processor, probe.torch_version) != (processor_name(), torch.__version__):
+        return {}
+    return {"probe": probe, "choices": choices}
+
+
+def _keep(probe: KernelProbe, choices: dict[str, dict[str, float]]) -> None:
+    path = cache_file()
+    content = {"format": _FORMAT, "probe": asdict(probe), "choices": choices}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged = path.with_suffix(f".{os.getpid()}.part")
+        staged.write_text(json.dumps(content), encoding="utf-8")
+        staged.replace(path)
+    except OSError as error:
+        log.info("cannot keep the measurement in %s: %s", path, error)
 
 
 def cpu_kernels() -> KernelProbe:
     """This machine's measurement: the remembered one while processor and torch are the same."""
-    path = cache_file()
-    cached = _read_cached(path)
-    if cached is not None:
-        return cached
+    content = _read_content()
+    if content:
+        remembered: KernelProbe = content["probe"]
+        return remembered
     probe = measure()
     log.info("measured kernels: %s", probe)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged = path.with_suffix(f".{os.getpid()}.part")
-        staged.write_text(json.dumps({"format": _FORMAT, "probe": asdict(probe)}), encoding="utf-8")
-        staged.replace(path)
-    except OSError as error:
-        log.info("cannot keep the measurement in %s: %s", path, error)
+    _keep(probe, {})
     return probe
+
+
+def remembered_choices() -> dict[str, dict[str, float]]:
+    """Milliseconds of every way to do a kind of work, as far as models were loaded that needed it."""
+    choices: dict[str, dict[str, float]] = _read_content().get("choices", {})
+    return choices
+
+
+def chooser_of_this_machine() -> Chooser:
+    """One that knows what was measured here before; `remember` keeps what it adds."""
+    probe = cpu_kernels()
+    return Chooser(remembered_choices(), integers=probe.integer_ms is not None)
+
+
+def remember(chooser: Chooser) -> None:
+    """Keep the times of a chooser for the models to come."""
+    if chooser.measured:
+        _keep(cpu_kernels(), {**remembered_choices(), **chooser.known})

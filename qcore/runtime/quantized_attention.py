@@ -8,7 +8,9 @@ distance from the row's largest one, in units of ln(2) / tau, rounded.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +21,15 @@ from qcore.quant.attention import QuantizedAttention, QuantizedProducts
 from qcore.quant.fake_quantize import ActivationQuantizer, QuantizerState
 from qcore.quant.softmax_quantizer import LogSoftmaxQuantizer
 from qcore.runtime.attention import QUERY_BLOCK, PackedMatrix
+from qcore.runtime.choice import Case, Choice, Way
 from qcore.runtime.errors import UnsupportedModuleError
-from qcore.runtime.integer import IntegerMatrix, is_exact
+from qcore.runtime.integer import IntegerMatrix, has_plain_byte_product, is_exact
 from qcore.runtime.quantized_layers import linear_kernel
 from qcore.runtime.rounding import Rounding
 
 _LOG2_E = 1.0 / math.log(2.0)
+_FEW_KEYS = 16
+"""Up to this many, a softmax along the queries' axis in memory is several times as fast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,26 +89,104 @@ class ProductRoundings:
         assert isinstance(probs, ActivationQuantizer)
         return cls(query, key, value, Rounding.of(probs))
 
-    @property
-    def scores_fit_integers(self) -> bool:
-        """Whether integer kernels compute the scores exactly here."""
-        return (
-            self.query.is_per_tensor
-            and self.key.is_per_tensor
-            and is_exact(self.query.largest, self.key.reach)
+    def score_ways(self) -> tuple[Way, ...]:
+        """How the scores can be computed exactly here."""
+        ways = [Way.PACKED, Way.PLAIN]
+        if self.query.is_per_tensor and self.key.is_per_tensor:
+            if is_exact(self.query.largest, self.key.reach):
+                ways.insert(0, Way.INTEGER)
+            if has_plain_byte_product():
+                ways.append(Way.INTEGER_PLAIN)
+        return tuple(ways)
+
+    def mixing_ways(self) -> tuple[Way, ...]:
+        """How the weighted sum of values can be."""
+        ways = [Way.PACKED, Way.PLAIN]
+        if isinstance(self.probs, Rounding) and self.probs.is_per_tensor:
+            if is_exact(self.probs.largest, self.value.reach):
+                ways.insert(0, Way.INTEGER)
+            if self.value.reach <= 127 and has_plain_byte_product():
+                ways.append(Way.INTEGER_PLAIN)
+        return tuple(ways)
+
+
+@dataclass(frozen=True, slots=True)
+class ProductWays:
+    """How the two products of an attention are computed."""
+
+    scores: Way
+    mixing: Way
+
+    @classmethod
+    def of(cls, roundings: ProductRoundings, integers: bool) -> ProductWays:
+        """Integers on re-laid operands wherever they are exact, or never."""
+        scores, mixing = roundings.score_ways(), roundings.mixing_ways()
+        return cls(*(Way.INTEGER if integers and Way.INTEGER in w else Way.PACKED for w in (scores, mixing)))
+
+    @classmethod
+    def fastest(
+        cls,
+        roundings: ProductRoundings,
+        choice: Choice,
+        shape_nmcd: tuple[int, int, int, int],
+        dtype: torch.dtype,
+    ) -> ProductWays:
+        """What a contest says for so many queries, keys, and channels of keys and values."""
+        if isinstance(choice, bool):
+            return cls.of(roundings, choice)
+        queries, keys, c, d = shape_nmcd
+        measured, blocks = min(keys, MEASURED_KEYS), max(1, queries // QUERY_BLOCK)
+        rows = min(queries, QUERY_BLOCK)
+        q, k, v = torch.randn(rows, c), torch.randn(measured, c), torch.randn(measured, d)
+        scores = torch.randn(rows, measured)
+
+        def scoring(way: Way) -> Callable[[], object]:
+            def call() -> None:
+                product = _Scores(q, k, roundings, c**-0.5, None, dtype, way)
+                for _ in range(blocks):
+                    product(slice(None))
+
+            return call
+
+        def mixing(way: Way) -> Callable[[], object]:
+            def call() -> None:
+                product = _Mixing(v, roundings, dtype, way)
+                for _ in range(blocks):
+                    product(scores)
+
+            return call
+
+        kind = str(dtype).removeprefix("torch.")
+        probs = "logarithmic" if isinstance(roundings.probs, LogRounding) else "affine"
+        return cls(
+            choice.fastest(
+                Case("scores", (queries, measured, c), kind), _calls(roundings.score_ways(), scoring)
+            ),
+            choice.fastest(
+                Case("mixing", (queries, measured, d), f"{kind}, {probs}"),
+                _calls(roundings.mixing_ways(), mixing),
+            ),
         )
 
-    @property
-    def mixing_fits_integers(self) -> bool:
-        """Whether they compute the weighted sum of values."""
-        return isinstance(self.probs, Rounding) and is_exact(self.probs.largest, self.value.reach)
+
+MEASURED_KEYS = 4096
+"""More keys than these are measured as these."""
+
+
+def _calls(
+    ways: Iterable[Way], call_of: Callable[[Way], Callable[[], object]]
+) -> dict[Way, Callable[[], Callable[[], object]]]:
+    return {way: partial(call_of, way) for way in ways}
 
 
 def weights_of(scores: Tensor, probs: Rounding | LogRounding) -> tuple[Tensor, Tensor | float]:
-    """Softmax of scores (..., keys), rounded, as weights and the factor on each row's result."""
+    """Softmax of scores (..., keys), rounded, as weights and the factor on each row's result.
+
+    ``scores`` is overwritten.
+    """
     if isinstance(probs, LogRounding):
         return probs.weights(scores)
-    return probs.centred(torch.softmax(scores, dim=-1)), float(probs.scale)
+    return probs.centred(torch.softmax(scores, dim=-1, out=scores)), float(probs.scale)
 
 
 def attend_small(
@@ -114,8 +197,13 @@ def attend_small(
     queries = roundings.query.centred(q_bnc).mul_(
         scale * float(roundings.query.scale) * float(roundings.key.scale)
     )
+    values = roundings.value.real(v_bmd)
+    if keys.shape[-2] <= _FEW_KEYS and isinstance(roundings.probs, Rounding):
+        scores = torch.matmul(keys, queries.transpose(-2, -1))
+        weights = roundings.probs.centred(torch.softmax(scores, dim=-2)).transpose(-2, -1)
+        return torch.matmul(weights, values).mul_(float(roundings.probs.scale))
     weights, factor = weights_of(torch.matmul(queries, keys.transpose(-2, -1)), roundings.probs)
-    return torch.matmul(weights, roundings.value.real(v_bmd)).mul_(factor)
+    return torch.matmul(weights, values).mul_(factor)
 
 
 def attend_rounded(
@@ -127,7 +215,7 @@ def attend_rounded(
     scale: float | None = None,
     key_bias_m: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
-    integers: bool = True,
+    ways: ProductWays | None = None,
 ) -> Tensor:
     """``P softmax(q k^T * scale + key_bias) v`` for one head, every operand rounded; float32 (b, n, d).
 
@@ -139,16 +227,16 @@ def attend_rounded(
         scale: factor on the scores, 1/sqrt(c) by default.
         key_bias_m: (m,), added to every query's scores.
         dtype: of the products where integers do not serve.
-        integers: whether integer kernels may be used.
+        ways: how the products are computed; None for integers wherever they are exact.
     """
     scale = queries_bnc.shape[-1] ** -0.5 if scale is None else scale
     mixed = queries_bnc.new_empty((*queries_bnc.shape[:2], values_bmd.shape[-1]), dtype=torch.float32)
-    on_integers = integers and queries_bnc.device.type == "cpu"
+    ways = ways or ProductWays.of(roundings, queries_bnc.device.type == "cpu")
     for index in range(queries_bnc.shape[0]):
         scores = _Scores(
-            queries_bnc[index], keys_bmc[index], roundings, scale, key_bias_m, dtype, on_integers
+            queries_bnc[index], keys_bmc[index], roundings, scale, key_bias_m, dtype, ways.scores
         )
-        mixing = _Mixing(values_bmd[index], roundings, dtype, on_integers)
+        mixing = _Mixing(values_bmd[index], roundings, dtype, ways.mixing)
         for start in range(0, queries_bnc.shape[1], QUERY_BLOCK):
             rows = slice(start, start + QUERY_BLOCK)
             mixed[index, rows] = mixing(scores(rows))
@@ -156,7 +244,7 @@ def attend_rounded(
 
 
 class _Scores:
-    """Blocks of q k^T, scaled and biased, in float32."""
+    """Blocks of q k^T, scaled and biased, in float32; each block's result may be overwritten."""
 
     def __init__(
         self,
@@ -166,47 +254,86 @@ class _Scores:
         scale: float,
         key_bias_m: Tensor | None,
         dtype: torch.dtype,
-        integers: bool,
+        way: Way,
     ) -> None:
-        factor = scale * float(roundings.query.scale) * float(roundings.key.scale)
-        self.query, self.factor = roundings.query, factor
-        self.integer: IntegerMatrix | None = None
-        if integers and roundings.scores_fit_integers:
+        self.query, self.way = roundings.query, way
+        self.factor = scale * float(roundings.query.scale) * float(roundings.key.scale)
+        self.bias = key_bias_m
+        if way is Way.INTEGER:
             codes_mc = roundings.key.signed_bytes(keys_mc)
             self.integer = IntegerMatrix(codes_mc, torch.ones(1), key_bias_m, QUERY_BLOCK)
             self.queries = roundings.query.bytes(queries_nc)
-            return
-        bias = None if key_bias_m is None else key_bias_m.to(dtype)
-        self.float = PackedMatrix(roundings.key.centred(keys_mc).to(dtype), bias)
-        self.queries = roundings.query.centred(queries_nc).mul_(factor).to(dtype)
+        elif way is Way.INTEGER_PLAIN:
+            self._shift(queries_nc, keys_mc, roundings)
+        else:
+            kind = dtype if way is Way.PACKED else torch.float32
+            bias = None if key_bias_m is None else key_bias_m.to(kind)
+            keys = roundings.key.centred(keys_mc).to(kind)
+            self.float = PackedMatrix(keys, bias, packed=way is Way.PACKED)
+            self.queries = roundings.query.centred(queries_nc).mul_(self.factor).to(kind)
+
+    def _shift(self, queries_nc: Tensor, keys_mc: Tensor, roundings: ProductRoundings) -> None:
+        """Signed bytes for queries and keys.
+
+        What a shift of the keys adds is the same for all keys of a query, and softmax does not see it; what
+        a shift of the queries adds is a bias on every key.
+        """
+        query_shift, key_shift = _signed_shift(roundings.query), _signed_shift(roundings.key)
+        self.queries = roundings.query.shifted_bytes(queries_nc, query_shift)
+        codes_mc = roundings.key.shifted_bytes(keys_mc, key_shift)
+        self.codes_cm = codes_mc.t()
+        left = query_shift - int(roundings.query.zero_point)
+        if left:
+            total_m = codes_mc.sum(dim=1, dtype=torch.int32).float().mul_(left * self.factor)
+            self.bias = total_m if self.bias is None else total_m.add_(self.bias)
 
     def __call__(self, rows: slice) -> Tensor:
         block = self.queries[rows]
-        if self.integer is None:
-            return self.float.multiply(block).float()
-        return self.integer.multiply(block, self.factor, int(self.query.zero_point))
+        if self.way is Way.INTEGER:
+            return self.integer.multiply(block, self.factor, int(self.query.zero_point))
+        if self.way is Way.INTEGER_PLAIN:
+            scores = torch._int_mm(block, self.codes_cm).float().mul_(self.factor)
+            return scores if self.bias is None else scores.add_(self.bias)
+        return self.float.multiply(block).float()
+
+
+def _signed_shift(rounding: Rounding) -> int:
+    """What to take from codes so that they fit a signed byte: the zero point where that does."""
+    return int(rounding.zero_point) if rounding.reach <= 127 else 128
 
 
 class _Mixing:
-    """Scores to weighted values."""
+    """Scores to weighted values; overwrites the scores."""
 
-    def __init__(
-        self, values_md: Tensor, roundings: ProductRoundings, dtype: torch.dtype, integers: bool
-    ) -> None:
-        self.probs, self.dtype = roundings.probs, dtype
-        self.integer: IntegerMatrix | None = None
-        if integers and roundings.mixing_fits_integers:
-            scale = torch.as_tensor(roundings.value.scale).float().reshape(-1)
+    def __init__(self, values_md: Tensor, roundings: ProductRoundings, dtype: torch.dtype, way: Way) -> None:
+        self.probs, self.dtype, self.way = roundings.probs, dtype, way
+        self.scale_d = torch.as_tensor(roundings.value.scale).float().reshape(-1)
+        if way is Way.INTEGER:
             codes_dm = roundings.value.signed_bytes(values_md).t()
-            self.integer = IntegerMatrix(codes_dm, scale, None, QUERY_BLOCK)
+            self.integer = IntegerMatrix(codes_dm, self.scale_d, None, QUERY_BLOCK)
+        elif way is Way.INTEGER_PLAIN:
+            assert isinstance(self.probs, Rounding)
+            self.codes_md = roundings.value.signed_bytes(values_md)
+            self.shift = _signed_shift(self.probs)
+            self.scale_d = self.scale_d * float(self.probs.scale)
+            left = self.shift - int(self.probs.zero_point)
+            total_d = self.codes_md.sum(dim=0, dtype=torch.int32).float()
+            self.bias_d = total_d.mul_(left).mul_(self.scale_d) if left else None
         else:
-            self.float = PackedMatrix(roundings.value.real(values_md).to(dtype).t())
+            self.dtype = dtype if way is Way.PACKED else torch.float32
+            values = roundings.value.real(values_md).to(self.dtype)
+            self.float = PackedMatrix(values.t(), packed=way is Way.PACKED)
 
     def __call__(self, scores: Tensor) -> Tensor:
-        if self.integer is not None:
+        if self.way is Way.INTEGER:
             assert isinstance(self.probs, Rounding)
-            codes = self.probs.bytes(torch.softmax(scores, dim=-1))
+            codes = self.probs.bytes(torch.softmax(scores, dim=-1, out=scores))
             return self.integer.multiply(codes, float(self.probs.scale), int(self.probs.zero_point))
+        if self.way is Way.INTEGER_PLAIN:
+            assert isinstance(self.probs, Rounding)
+            codes = self.probs.shifted_bytes(torch.softmax(scores, dim=-1, out=scores), self.shift)
+            mixed = torch._int_mm(codes, self.codes_md).float().mul_(self.scale_d)
+            return mixed if self.bias_d is None else mixed.add_(self.bias_d)
         weights, factor = weights_of(scores, self.probs)
         return self.float.multiply(weights.to(self.dtype)).float().mul_(factor)
 
@@ -218,12 +345,26 @@ class FastQuantizedAttention(nn.Module):
         UnsupportedModuleError: still being calibrated.
     """
 
-    def __init__(self, source: QuantizedAttention, dtype: torch.dtype, integers: bool) -> None:
+    def __init__(
+        self,
+        source: QuantizedAttention,
+        dtype: torch.dtype,
+        integers: Choice,
+        queries_hint: int = 512,
+        keys_hint: int = 512,
+    ) -> None:
         super().__init__()
         self.heads = source.num_heads
         self.roundings = ProductRoundings.of(source)
-        projections = (source.q_proj, source.k_proj, source.v_proj, source.out_proj)
-        self._projections = [linear_kernel(layer, dtype, 512, integers=integers) for layer in projections]
+        projections = {
+            source.q_proj: queries_hint,
+            source.k_proj: keys_hint,
+            source.v_proj: keys_hint,
+            source.out_proj: queries_hint,
+        }
+        self._projections = [
+            linear_kernel(layer, dtype, rows, integers=integers) for layer, rows in projections.items()
+        ]
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(B, N, C), (B, M, C), (B, M, C) -> (B, N, C)."""

@@ -13,13 +13,16 @@ from torch import Tensor, nn
 
 from qcore.models.embedded import EfficientNetLiteTrunk, InvertedBottleneck
 from qcore.quant.layers import QuantizedLayer
+from qcore.runtime.choice import Case, Choice, Way
 from qcore.runtime.convolution import PackedConv, without_border
 from qcore.runtime.errors import UnsupportedModuleError
-from qcore.runtime.integer import IntegerConv, is_exact
+from qcore.runtime.integer import IntegerConv, fits
 from qcore.runtime.quantized_layers import (
     QuantizedConv,
     centred_codes,
+    channels_last_noise,
     check_final,
+    conv_kernel,
     has_simple_geometry,
     input_rounding,
 )
@@ -70,13 +73,11 @@ class _IntoCodes:
         self.integer: IntegerConv | None = None
         self.float: PackedConv | None = None
         rounding = self.rounding
-        if rounding is not None and is_exact(rounding.largest, int(codes.abs().max())):
+        if rounding is not None and fits(rounding.largest, codes, conv.groups):
             if not rounding.is_per_tensor:
                 scale = scale * torch.as_tensor(rounding.scale).reshape(-1)
             codes, padding = without_border(codes, int(conv.padding[0]), int(conv.stride[0]))
-            self.integer = IntegerConv(
-                codes.to(torch.int8), scale, bias, int(conv.stride[0]), padding, conv.groups
-            )
+            self.integer = IntegerConv(codes, scale, bias, int(conv.stride[0]), padding, conv.groups)
         else:
             weight = layer.weight.detach() / target.scale.view(-1, 1, 1, 1)
             if rounding is not None:
@@ -123,8 +124,6 @@ class _ByteBlock:
         self.expand = None if expand is None else _IntoCodes(expand, self.entering)
         self.filter = _IntoCodes(_with_padding(depthwise, source.pad), _Codes(pointwise))
         self.project = QuantizedConv(pointwise, torch.float32)
-        if self.project.integer is None:
-            raise UnsupportedModuleError("A projection does not fit 8-bit integers.")
         self.has_residual = source.has_residual
 
     def __call__(self, x_bchw: Tensor) -> Tensor:
@@ -132,10 +131,13 @@ class _ByteBlock:
         codes = x_bchw if self.expand is None else self.expand(x_bchw)
         codes = self.filter.from_codes(codes)
         project = self.project
-        assert project.integer is not None
-        assert project.rounding is not None
-        residual = x_bchw if self.has_residual else None
-        return project.integer.real(codes, float(project.rounding.scale), 0, residual)
+        if project.integer is not None:
+            assert project.rounding is not None
+            residual = x_bchw if self.has_residual else None
+            return project.integer.real(codes, float(project.rounding.scale), 0, residual)
+        assert project.float is not None
+        y_bchw = project.float(codes.float())
+        return y_bchw.add_(x_bchw) if self.has_residual else y_bchw
 
 
 def _with_padding(layer: QuantizedLayer, pad: nn.Module) -> QuantizedLayer:
@@ -171,10 +173,11 @@ def _with_padding(layer: QuantizedLayer, pad: nn.Module) -> QuantizedLayer:
 class _RealBlock:
     """One `InvertedBottleneck` with real-valued maps: for bit widths that integers do not serve."""
 
-    def __init__(self, source: InvertedBottleneck, dtype: torch.dtype, integers: bool) -> None:
-        self.expand = None if source.exp is None else _conv(source.exp, dtype, integers)
+    def __init__(self, source: InvertedBottleneck, dtype: torch.dtype, integers: Choice, side: int) -> None:
+        self.expand = None if source.exp is None else _conv(source.exp, dtype, integers, side)
         self.pad = source.pad
-        self.filter, self.project = _conv(source.dw, dtype, integers), _conv(source.pw, dtype, integers)
+        self.filter = _conv(source.dw, dtype, integers, side)
+        self.project = _conv(source.pw, dtype, integers, side // _stride(source))
         self.has_residual = source.has_residual
 
     def __call__(self, x_bchw: Tensor) -> Tensor:
@@ -183,57 +186,124 @@ class _RealBlock:
         return y_bchw.add_(x_bchw) if self.has_residual else y_bchw
 
 
-def _conv(layer: nn.Module, dtype: torch.dtype, integers: bool) -> QuantizedConv | PackedConv:
+def _stride(block: InvertedBottleneck) -> int:
+    layer = block.dw.layer if isinstance(block.dw, QuantizedLayer) else block.dw
+    assert isinstance(layer, nn.Conv2d)
+    return int(layer.stride[0])
+
+
+def _conv(layer: nn.Module, dtype: torch.dtype, integers: Choice, side: int) -> QuantizedConv | PackedConv:
     if isinstance(layer, QuantizedLayer):
-        return QuantizedConv(layer, dtype, integers)
+        return conv_kernel(layer, dtype, side, integers)
     if type(layer) is not nn.Conv2d:
         raise UnsupportedModuleError("The trunk holds other layers than convolutions.")
     return PackedConv(layer, dtype)
 
 
-def _block(source: InvertedBottleneck, dtype: torch.dtype, integers: bool) -> _ByteBlock | _RealBlock:
-    if integers:
-        try:
-            return _ByteBlock(source)
-        except UnsupportedModuleError:
-            pass
-    return _RealBlock(source, dtype, integers)
+_Block = _ByteBlock | _RealBlock
+
+
+def _block(source: InvertedBottleneck, dtype: torch.dtype, integers: Choice, side: int) -> _Block:
+    """A block on bytes where that is exact, and faster if there is a contest."""
+    if not integers:
+        return _RealBlock(source, dtype, False, side)
+    try:
+        on_bytes = _ByteBlock(source)
+    except UnsupportedModuleError:
+        return _RealBlock(source, dtype, integers, side)
+    if isinstance(integers, bool):
+        return on_bytes
+    depthwise, pointwise = _quantized(source.dw), _quantized(source.pw)
+    # of the map that enters; a depthwise filter's weight does not tell
+    channels = depthwise.weight.shape[0] if source.exp is None else _quantized(source.exp).weight.shape[1]
+    sizes = (side, channels, pointwise.weight.shape[1], pointwise.weight.shape[0])
+    kind = f"{depthwise.weight.shape[-1]}x{depthwise.weight.shape[-1]}, stride {_stride(source)}"
+    block: _Block = integers.build(
+        Case("bottleneck", sizes, kind),
+        {Way.INTEGER: lambda: on_bytes, Way.PACKED: lambda: _RealBlock(source, dtype, False, side)},
+        lambda: channels_last_noise((1, channels, side, side)),
+    )
+    return block
+
+
+_Stem = _IntoCodes | QuantizedConv | PackedConv
+
+
+class _Entrance:
+    """Stem and first block: the block has no expansion, so what enters it on bytes are the stem's codes."""
+
+    def __init__(
+        self, source: EfficientNetLiteTrunk, dtype: torch.dtype, integers: Choice, side: int
+    ) -> None:
+        stem, first = source.stem, source.blocks[0]
+        assert isinstance(first, InvertedBottleneck)
+        # integers or not is decided for both at once
+        on_bytes = bool(integers) and isinstance(stem, QuantizedLayer)
+        self.block = _block(first, dtype, on_bytes, side // 2)
+        self.stem: _Stem
+        if isinstance(self.block, _ByteBlock) and isinstance(stem, QuantizedLayer):
+            self.stem = _IntoCodes(stem, self.block.entering)
+        else:
+            self.stem = _conv(stem, dtype, integers, side)
+
+    def __call__(self, x_bchw: Tensor) -> Tensor:
+        x_bchw = self.stem(x_bchw)
+        if not isinstance(self.stem, _IntoCodes):
+            x_bchw = x_bchw.float().clamp_(0.0, 6.0)
+        return self.block(x_bchw)
+
+
+def _entrance(source: EfficientNetLiteTrunk, dtype: torch.dtype, integers: Choice, side: int) -> _Entrance:
+    if isinstance(integers, bool):
+        return _Entrance(source, dtype, integers, side)
+    on_bytes = _Entrance(source, dtype, True, side)
+    if not isinstance(on_bytes.block, _ByteBlock):
+        return _Entrance(source, dtype, integers, side)
+    stem = _quantized(source.stem)
+    entrance: _Entrance = integers.build(
+        Case("stem and first bottleneck", (side, *stem.weight.shape[:2])),
+        {Way.INTEGER: lambda: on_bytes, Way.PACKED: lambda: _Entrance(source, dtype, False, side)},
+        lambda: channels_last_noise((1, stem.weight.shape[1], side, side)),
+    )
+    return entrance
 
 
 class FastQuantizedEfficientNetTrunk(nn.Module):
     """Drop-in for a quantized `EfficientNetLiteTrunk` at inference.
+
+    Args:
+        source: frozen, its quantizers on.
+        dtype: of the arithmetic where integers do not serve.
+        integers: whether integer kernels are used, or a contest that decides.
+        side: of the pictures to expect.
 
     Raises:
         UnsupportedModuleError: still being calibrated, or built otherwise.
     """
 
     def __init__(
-        self, source: EfficientNetLiteTrunk, dtype: torch.dtype = torch.float32, integers: bool = True
+        self,
+        source: EfficientNetLiteTrunk,
+        dtype: torch.dtype = torch.float32,
+        integers: Choice = True,
+        side: int = 384,
     ) -> None:
         super().__init__()
         self.source = source
         self.channel_list = source.channel_list
-        stem = source.stem
-        # the first block has no expansion: what enters it are the stem's codes
-        first_integers = integers and isinstance(stem, QuantizedLayer)
-        self._blocks = [
-            _block(block, dtype, integers if index else first_integers)  # type: ignore[arg-type]
-            for index, block in enumerate(source.blocks)
-        ]
-        first = self._blocks[0]
-        self._stem: _IntoCodes | QuantizedConv | PackedConv
-        if isinstance(first, _ByteBlock) and isinstance(stem, QuantizedLayer):
-            self._stem = _IntoCodes(stem, first.entering)
-        else:
-            self._stem = _conv(stem, dtype, integers)
+        self._blocks: list[_Entrance | _Block] = [_entrance(source, dtype, integers, side)]
+        side //= 2
+        for index, block in enumerate(source.blocks):
+            assert isinstance(block, InvertedBottleneck)
+            if index:
+                self._blocks.append(_block(block, dtype, integers, side))
+            side //= _stride(block)
 
     def forward(self, image_bchw: Tensor) -> list[Tensor]:
         """Map (B, 3, S, S) to four float32 feature maps of strides 4, 8, 16 and 32, from fine to coarse."""
         source = self.source
         x_bchw = torch.addcmul(source.input_shift, image_bchw, source.input_scale)
-        x_bchw = self._stem(x_bchw.contiguous(memory_format=torch.channels_last))
-        if not isinstance(self._stem, _IntoCodes):
-            x_bchw = x_bchw.float().clamp_(0.0, 6.0)
+        x_bchw = x_bchw.contiguous(memory_format=torch.channels_last)
         outputs: list[Tensor] = []
         for index, block in enumerate(self._blocks):
             x_bchw = block(x_bchw)

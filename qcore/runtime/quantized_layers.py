@@ -6,6 +6,8 @@ activation that lies within float rounding of the border between two codes may f
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -14,11 +16,15 @@ from torch import Tensor, nn
 from qcore.quant.affine import along_axis
 from qcore.quant.fake_quantize import QuantizerState
 from qcore.quant.layers import QuantizedLayer
+from qcore.runtime.choice import Case, Choice, Way
 from qcore.runtime.convolution import PackedConv
 from qcore.runtime.errors import UnsupportedModuleError
-from qcore.runtime.integer import IntegerConv, IntegerMatrix, is_exact
+from qcore.runtime.integer import IntegerConv, IntegerMatrix, fits
 from qcore.runtime.linear import PackedLinear
 from qcore.runtime.rounding import Rounding
+
+MEASURED_ROWS = 1024
+"""More rows than these are measured as these: the ways differ no more."""
 
 
 class LinearKernel(Protocol):
@@ -61,7 +67,8 @@ def runs_on_integers(layer: QuantizedLayer, integers: bool) -> bool:
         return False
     if layer.weight.device.type != "cpu":
         return False
-    return is_exact(rounding.largest, int(centred_codes(layer).abs().max()))
+    groups = getattr(layer.layer, "groups", 1)
+    return fits(rounding.largest, centred_codes(layer), groups)
 
 
 class QuantizedLinear:
@@ -74,6 +81,7 @@ class QuantizedLinear:
         activation: ``none``, ``relu`` or ``gelu``, applied to the result.
         order: output channels in this order; None for their own.
         integers: whether integer kernels may be used.
+        packed: whether a float weight is re-laid.
 
     Raises:
         UnsupportedModuleError: not a frozen linear layer.
@@ -87,6 +95,7 @@ class QuantizedLinear:
         activation: str = "none",
         order: Tensor | None = None,
         integers: bool = True,
+        packed: bool = True,
     ) -> None:
         if type(layer.layer) is not nn.Linear:
             raise UnsupportedModuleError("A quantized layer is not a linear one.")
@@ -99,12 +108,12 @@ class QuantizedLinear:
         self.integer: IntegerMatrix | None = None
         self.float: PackedLinear | None = None
         if runs_on_integers(layer, integers):
-            self.integer = IntegerMatrix(centred_codes(layer)[order].to(torch.int8), scale, bias, rows_hint)
+            self.integer = IntegerMatrix(centred_codes(layer)[order], scale, bias, rows_hint)
             return
         weight = layer.weight.detach()[order]
         if self.rounding is not None:
             weight = weight * self.rounding.scale
-        self.float = PackedLinear(weight, bias, dtype, rows_hint, gelu=activation == "gelu")
+        self.float = PackedLinear(weight, bias, dtype, rows_hint, activation == "gelu", packed)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out); float32 from integers, else in the kernel's dtype."""
@@ -167,22 +176,44 @@ def linear_kernel(
     rows_hint: int,
     activation: str = "none",
     order: Tensor | None = None,
-    integers: bool = True,
+    integers: Choice = True,
 ) -> LinearKernel:
     """The kernel of a plain or quantized linear layer; see `QuantizedLinear`.
 
     Raises:
         UnsupportedModuleError: the module is neither.
     """
+    layer = module.layer if isinstance(module, QuantizedLayer) else module
+    if type(layer) is not nn.Linear:
+        raise UnsupportedModuleError(f"{type(layer).__name__} stands where a linear layer is expected.")
+
+    def made(way: Way, kind: torch.dtype = dtype) -> LinearKernel:
+        is_packed = way is not Way.PLAIN
+        if isinstance(module, QuantizedLayer):
+            on_integers = way is Way.INTEGER
+            return QuantizedLinear(module, kind, rows_hint, activation, order, on_integers, is_packed)
+        weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+        if order is not None:
+            weight, bias = weight[order], None if bias is None else bias[order]
+        kernel = PackedLinear(weight, bias, kind, rows_hint, activation == "gelu", is_packed)
+        return _FloatRelu(kernel) if activation == "relu" else kernel
+
+    if isinstance(integers, bool) or layer.weight.device.type != "cpu":
+        return made(Way.INTEGER if integers else Way.PACKED)
+    rows = min(rows_hint, MEASURED_ROWS)
+    ways: dict[Way, Callable[[], LinearKernel]] = {
+        Way.PACKED: partial(made, Way.PACKED),
+        Way.PLAIN: partial(made, Way.PLAIN, torch.float32),
+    }
+    detail = [str(dtype).removeprefix("torch.")] + ([] if activation == "none" else [activation])
     if isinstance(module, QuantizedLayer):
-        return QuantizedLinear(module, dtype, rows_hint, activation, order, integers)
-    if type(module) is not nn.Linear:
-        raise UnsupportedModuleError(f"{type(module).__name__} stands where a linear layer is expected.")
-    weight, bias = module.weight.detach(), None if module.bias is None else module.bias.detach()
-    if order is not None:
-        weight, bias = weight[order], None if bias is None else bias[order]
-    packed = PackedLinear(weight, bias, dtype, rows_hint, gelu=activation == "gelu")
-    return _FloatRelu(packed) if activation == "relu" else packed
+        check_final(module)
+        detail.append("rounded" if module.input_quantizer is not None else "weights rounded")
+        if runs_on_integers(module, True):
+            ways = {Way.INTEGER: partial(made, Way.INTEGER), **ways}
+    case = Case("linear", (rows, layer.in_features, layer.out_features), ", ".join(detail))
+    kernel: LinearKernel = integers.build(case, ways, lambda: torch.randn(rows, layer.in_features))
+    return kernel
 
 
 class QuantizedConv:
@@ -240,9 +271,7 @@ def integer_conv(layer: QuantizedLayer, bias_o: Tensor | None, scale_o: Tensor |
     assert isinstance(conv, nn.Conv2d)
     scale_o = layer.weight_quantizer.scale if scale_o is None else scale_o
     stride, padding = int(conv.stride[0]), int(conv.padding[0])
-    return IntegerConv(
-        centred_codes(layer).to(torch.int8), scale_o, bias_o, stride, padding, int(conv.groups)
-    )
+    return IntegerConv(centred_codes(layer), scale_o, bias_o, stride, padding, int(conv.groups))
 
 
 class RoundedLayer:
@@ -262,7 +291,7 @@ class RoundedLayer:
 class KernelLayer(nn.Module):
     """A kernel in a model, where the quantized layer was."""
 
-    def __init__(self, kernel: LinearKernel) -> None:
+    def __init__(self, kernel: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.kernel = kernel
 
@@ -271,14 +300,40 @@ class KernelLayer(nn.Module):
         return self.kernel(x)
 
 
-def kernel_layer(layer: QuantizedLayer, dtype: torch.dtype, rows_hint: int, integers: bool) -> KernelLayer:
-    """The module that replaces a quantized layer.
+def conv_kernel(layer: QuantizedLayer, dtype: torch.dtype, side: int, integers: Choice) -> QuantizedConv:
+    """The kernel of a quantized convolution; ``side`` of the maps to expect."""
+    if isinstance(integers, bool):
+        return QuantizedConv(layer, dtype, integers)
+    check_final(layer)
+    conv = layer.layer
+    assert isinstance(conv, nn.Conv2d)
+    ways: dict[Way, Callable[[], QuantizedConv]] = {
+        Way.PACKED: lambda: QuantizedConv(layer, dtype, integers=False)
+    }
+    if runs_on_integers(layer, True):
+        ways[Way.INTEGER] = lambda: QuantizedConv(layer, dtype)
+    sizes = (side, conv.in_channels, conv.out_channels, int(conv.kernel_size[0]), int(conv.stride[0]))
+    case = Case("convolution", sizes, "depthwise" if conv.groups > 1 else "")
+    image = (1, conv.in_channels, side, side)
+    kernel: QuantizedConv = integers.build(case, ways, lambda: channels_last_noise(image))
+    return kernel
+
+
+def channels_last_noise(shape_bchw: tuple[int, ...]) -> Tensor:
+    """A random map as the convolutions take it."""
+    return torch.randn(shape_bchw).contiguous(memory_format=torch.channels_last)
+
+
+def kernel_layer(
+    layer: QuantizedLayer, dtype: torch.dtype, rows_hint: int, integers: Choice, side: int = 24
+) -> KernelLayer:
+    """The module that replaces a quantized layer; ``side`` of the maps to expect.
 
     Raises:
         UnsupportedModuleError: the layer is still being calibrated.
     """
     if type(layer.layer) is nn.Linear:
-        return KernelLayer(QuantizedLinear(layer, dtype, rows_hint, integers=integers))
+        return KernelLayer(linear_kernel(layer, dtype, rows_hint, integers=integers))
     if has_simple_geometry(layer.layer):
-        return KernelLayer(QuantizedConv(layer, dtype, integers))
+        return KernelLayer(conv_kernel(layer, dtype, side, integers))
     return KernelLayer(RoundedLayer(layer))

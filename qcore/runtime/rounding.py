@@ -29,7 +29,7 @@ def has_fast_bytes() -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             unsigned = _bytes_in_one_pass(probe, 0.5, 3).tolist() == [0, 4, 4, 255]
-            return unsigned and _signed_in_one_pass(probe.round()).tolist() == [-9, 0, 1, 127]
+            return unsigned and _signed_in_one_pass(probe, 0.5, -3).tolist() == [-21, -2, -2, 127]
     except (AttributeError, RuntimeError, TypeError):
         return False
 
@@ -40,8 +40,8 @@ def _bytes_in_one_pass(x: Tensor, scale: float, zero_point: int) -> Tensor:
     return bytes_.set_(quantized.untyped_storage(), 0, quantized.size(), quantized.stride())
 
 
-def _signed_in_one_pass(x: Tensor) -> Tensor:
-    quantized = torch.quantize_per_tensor(x, 1.0, 0, torch.qint8)
+def _signed_in_one_pass(x: Tensor, scale: float, zero_point: int) -> Tensor:
+    quantized = torch.quantize_per_tensor(x, scale, zero_point, torch.qint8)
     bytes_ = torch.empty(0, dtype=torch.int8)
     return bytes_.set_(quantized.untyped_storage(), 0, quantized.size(), quantized.stride())
 
@@ -88,10 +88,20 @@ class Rounding:
 
     def signed_bytes(self, x: Tensor) -> Tensor:
         """x_int - z as int8; only where `reach` is at most 127."""
-        centred = self.centred(x)
         if x.device.type != "cpu" or not has_fast_bytes():
-            return centred.to(torch.int8)
-        return _signed_in_one_pass(centred)
+            return self.centred(x).to(torch.int8)
+        if not isinstance(self.scale, float):
+            return _signed_in_one_pass(self.centred(x), 1.0, 0)
+        zero = int(self.zero_point)
+        return _signed_in_one_pass(x.float(), self.scale, 0).clamp_(-zero, self.largest - zero)
+
+    def shifted_bytes(self, x: Tensor, shift: int) -> Tensor:
+        """x_int - shift as int8 for a shift that makes all codes fit; per tensor only."""
+        assert isinstance(self.scale, float)
+        if x.device.type != "cpu" or not has_fast_bytes():
+            return self.centred(x).add_(int(self.zero_point) - shift).to(torch.int8)
+        codes = _signed_in_one_pass(x.float(), self.scale, int(self.zero_point) - shift)
+        return codes.clamp_(-shift, self.largest - shift)
 
     def centred(self, x: Tensor) -> Tensor:
         """x_int - z, a new float32 tensor."""

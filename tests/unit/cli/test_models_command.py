@@ -13,6 +13,7 @@ from app.__main__ import main
 from qcore.models import EmbeddedArch, build_embedded, models_dir
 from qcore.models.embedded import ARCH_METADATA_KEY
 from qcore.models.errors import ModelError
+from qcore.runtime.probe import chooser_of_this_machine, remember
 
 
 @pytest.fixture
@@ -73,8 +74,19 @@ def test_the_doctor_names_versions_devices_models_and_folders(capsys: pytest.Cap
     assert found["packages"]["torch"] == torch.__version__
     assert "cpu" in found["devices"]
     assert found["kernels"]["cpu arithmetic"].startswith(("fp32; quantized ", "bf16; quantized "))
+    assert found["kernel choices"] == {"none yet": "measured when a model first needs them"}
     assert found["models"]["embedded"].endswith(", installed")
     assert found["folders"]["models"] == str(models_dir())
+
+
+def test_the_doctor_shows_which_kernels_won(capsys: pytest.CaptureFixture[str]) -> None:
+    chooser = chooser_of_this_machine()
+    chooser.known["scores 8x8x8"] = {"int8": 0.25, "float, plain": 0.125}
+    chooser.measured = 1
+    remember(chooser)
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "scores 8x8x8  float, plain 0.125 ms; int8 0.250 ms" in shown
 
 
 def test_the_doctor_says_how_to_get_what_is_missing(

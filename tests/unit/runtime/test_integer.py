@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from qcore.quant.affine import quantize
 from qcore.quant.fake_quantize import ActivationQuantizer
 from qcore.runtime import rounding
-from qcore.runtime.integer import IntegerConv, IntegerMatrix, has_integer_kernels, is_exact
+from qcore.runtime.integer import (
+    IntegerConv,
+    IntegerMatrix,
+    fits,
+    has_integer_kernels,
+    is_exact,
+    sums_full_bytes,
+)
 from qcore.runtime.rounding import Rounding
 
 needs_kernels = pytest.mark.skipif(not has_integer_kernels(), reason="no 8-bit kernels in this torch")
@@ -35,6 +42,23 @@ def test_products_within_the_limits_are_exact(
     matrix = IntegerMatrix(weight.to(torch.int8), torch.ones(columns), None, rows)
     got = matrix.multiply(codes.to(torch.uint8), 1.0, zero)
     assert torch.equal(got.long(), (codes - zero) @ weight.T)
+
+
+@pytest.mark.skipif(not sums_full_bytes(), reason="full bytes are not exact on this processor")
+def test_weights_of_two_bytes_are_exact() -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 256, (1, 8, 6, 6), generator=generator)
+    weight = torch.randint(-256, 255, (12, 8, 3, 3), generator=generator)
+    weight[0], weight[1] = -256, 254
+    assert fits(255, weight) and not fits(255, weight.abs()) and not fits(255, weight, groups=2)
+    conv = IntegerConv(weight, torch.ones(12), None, 1, 1, 1)
+    x = codes.to(torch.uint8).contiguous(memory_format=torch.channels_last)
+    want = F.conv2d((codes - 3).double(), weight.double(), None, 1, 1)
+    assert torch.equal(conv.real(x, 1.0, 3).double(), want)
+    matrix = IntegerMatrix(weight.flatten(1), torch.ones(12), None, 5)
+    rows = torch.randint(0, 256, (5, 72), generator=generator)
+    got = matrix.multiply(rows.to(torch.uint8), 1.0, 100)
+    assert torch.equal(got.long(), (rows - 100) @ weight.flatten(1).T)
 
 
 @needs_kernels

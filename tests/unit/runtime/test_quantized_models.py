@@ -7,8 +7,6 @@ order; everything behind it then moves by a step. So chains are held to a small 
 from __future__ import annotations
 
 import copy
-import dataclasses
-import importlib
 
 import numpy as np
 import pytest
@@ -28,7 +26,7 @@ from qcore.quant.fake_quantize import QuantizerState, set_state
 from qcore.quant.insertion import insert
 from qcore.quant.layers import QuantizedLayer
 from qcore.quant.pipeline import freeze, observe
-from qcore.runtime import Precision, cpu_kernels, lower
+from qcore.runtime import Precision, lower
 from qcore.runtime.hiera import FastHiera
 from qcore.runtime.memory_attention import FastMemoryAttention
 from qcore.runtime.quantized_attention import FastQuantizedAttention
@@ -178,14 +176,10 @@ def whole_model() -> SAM2Base:
 
 
 @pytest.mark.parametrize("integers", [True, False])
-def test_a_whole_model_tracks_the_same(
-    whole_model: SAM2Base, integers: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    probe = dataclasses.replace(cpu_kernels(), integer_ms=0.0 if integers else None)
-    monkeypatch.setattr(importlib.import_module("qcore.runtime.lower"), "cpu_kernels", lambda: probe)
+def test_a_whole_model_tracks_the_same(whole_model: SAM2Base, integers: bool) -> None:
     want = track(whole_model)
     model = copy.deepcopy(whole_model)
-    report = lower(model, Precision.FP32)
+    report = lower(model, Precision.FP32, choice=integers)
     assert report.kept == ()
     assert (report.is_quantized, report.integers) == (True, integers)
     assert report.summary == ("CPU int8 + fp32" if integers else "CPU fp32")
