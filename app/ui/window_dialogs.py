@@ -231,7 +231,7 @@ class WindowDialogs(QObject):
         box.setInformativeText(
             tr("Annotate video with a SAM 2 that is quantized on your own clips.")
             + "\n\n"
-            + tr("The program is Apache-2.0, the embedded model CC BY-NC 4.0.")
+            + tr("The program is Apache-2.0, the embedded model CC BY-NC-SA 4.0.")
             + "\n"
             + tr("SAM 2 is by Meta, Apache-2.0.")
         )

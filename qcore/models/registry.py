@@ -75,7 +75,7 @@ def _embedded(model_id: str, title: str, precision: str, file_name: str) -> Mode
         id=model_id,
         title=title,
         kind=ModelKind.EMBEDDED,
-        licence="CC-BY-NC-4.0",
+        licence="CC-BY-NC-SA-4.0",
         input_size=None,
         precision=precision,
         file_name=file_name,

@@ -102,8 +102,8 @@ RECIPES: dict[str, Recipe] = {
     # From a trained model, one data-centre GPU.
     "gpu-refine": Recipe(
         phases=(
-            Phase(0.7, ((0.3, BatchShape(96, 1, 3, 0)), (0.7, BatchShape(32, 6, 3, 0)))),
-            Phase(1.0, ((0.2, BatchShape(96, 1, 3, 0)), (0.8, BatchShape(20, 9, 3, 0)))),
+            Phase(0.7, ((0.3, BatchShape(128, 1, 3, 0)), (0.7, BatchShape(52, 6, 3, 0)))),
+            Phase(1.0, ((0.2, BatchShape(128, 1, 3, 0)), (0.8, BatchShape(34, 9, 3, 0)))),
         ),
         learning_rate=5e-4,
         warmup_steps=100,
