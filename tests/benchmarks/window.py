@@ -1,4 +1,4 @@
-"""Measures the window as a user meets it: opening a clip, a click's way to its mask, memory while tracking.
+"""Measures the window as a user meets it: opening a clip, a prompt's way to its mask, memory while tracking.
 
     python tests/benchmarks/window.py CLIP --box X0 Y0 X1 Y1 [--box ...] [--minutes M] [--track-seconds S]
                                       [--feature-cache-mib N] [--calibrate CLIP ...]
@@ -26,7 +26,8 @@ from typing import Any
 import av
 import numpy as np
 import psutil
-from PySide6.QtCore import QEventLoop, QPointF, Qt, QTimer
+from PySide6.QtCore import QEventLoop, QPoint, QPointF, Qt, QTimer, Signal
+from PySide6.QtGui import QPaintEvent
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication
 
@@ -34,8 +35,9 @@ from app.engine.backend import LoadedModel, QcoreBackend, Recall, TrackingSessio
 from app.engine.calibration_job import Recipe
 from app.engine.records import ModelPhase
 from app.threads import let_threads_sleep
-from app.ui import theme
+from app.ui import main_window, theme
 from app.ui.calibration.controller import CalibrationController
+from app.ui.canvas.canvas import Canvas
 from app.ui.main_window import MainWindow
 from app.ui.settings import Settings
 from qcore.evaluation.memory import peak_rss_bytes
@@ -65,12 +67,28 @@ class SmallCache(QcoreBackend):
         return session
 
 
+class WatchedCanvas(Canvas):
+    """Tells when it has painted."""
+
+    painted = Signal()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Paint, then tell."""
+        super().paintEvent(event)
+        self.painted.emit()
+
+    def shown_masks(self) -> dict[int, int]:
+        """Which mask every object shows, by the identity of its array."""
+        return {layer.object_id: id(layer.mask_hw) for layer in self.layers}
+
+
 class Bench:
     """A window, a clock, and hands."""
 
     def __init__(self, folder: Path, backend: QcoreBackend | None = None) -> None:
         self.app = QApplication([])
         theme.manager().install(self.app)
+        main_window.Canvas = WatchedCanvas  # type: ignore[misc]
         self.window = MainWindow(Settings(folder / "settings.json"), backend)
         self.window.resize(1440, 920)
         self.window.show()
@@ -120,35 +138,42 @@ class Bench:
 
     def click(self, x: float, y: float) -> tuple[float, float]:
         """Click a pixel of the frame; seconds until its mask is painted, and the processor time in them."""
-        canvas, shown = self.window.canvas, self.window.canvas.set_layers
-        project, frame = self.window.document.need(), self.window.workspace.frame
-        masks_before = {mask.object_id: mask.rle for mask in project.masks_on(frame)}
+        place = self._on_canvas(x, y)
+        return self._until_painted(
+            lambda: QTest.mouseClick(self.window.canvas, Qt.MouseButton.LeftButton, pos=place)
+        )
+
+    def drag(self, box: Box) -> tuple[float, float]:
+        """Draw a box; seconds from its release until its mask is painted, and the processor time in them."""
+        canvas, button = self.window.canvas, Qt.MouseButton.LeftButton
+        first, last = self._on_canvas(*box[:2]), self._on_canvas(*box[2:])
+        QTest.mousePress(canvas, button, pos=first)
+        for share in (0.3, 0.7, 1.0):
+            QTest.mouseMove(canvas, first + (last - first) * share)
+        self.app.processEvents()
+        return self._until_painted(lambda: QTest.mouseRelease(canvas, button, pos=last))
+
+    def _on_canvas(self, x: float, y: float) -> QPoint:
+        return QPointF(*self.window.canvas.transform.to_widget(x, y)).toPoint()
+
+    def _until_painted(self, act: Callable[[], None]) -> tuple[float, float]:
+        canvas = self.window.canvas
+        assert isinstance(canvas, WatchedCanvas)
+        before, found = canvas.shown_masks(), [0.0, 0.0]
         loop = QEventLoop()
 
-        def set_layers(layers: Any) -> None:
-            shown(layers)
-            if {mask.object_id: mask.rle for mask in project.masks_on(frame)} != masks_before:
+        def painted() -> None:
+            if not found[0] and canvas.shown_masks() != before:
+                found[:] = time.perf_counter() - began, time.process_time() - used
                 loop.quit()
 
-        canvas.set_layers = set_layers  # type: ignore[method-assign]
-        place = QPointF(*canvas.transform.to_widget(x, y)).toPoint()
+        canvas.painted.connect(painted)
         began, used = time.perf_counter(), time.process_time()
-        QTest.mouseClick(canvas, Qt.MouseButton.LeftButton, pos=place)
+        act()
         loop.exec()
-        canvas.repaint()
-        seconds = time.perf_counter() - began, time.process_time() - used
-        canvas.set_layers = shown  # type: ignore[method-assign]
-        return seconds
-
-    def drag(self, box: Box) -> None:
-        """Draw a box and wait for its mask."""
-        canvas = self.window.canvas
-        corners = [QPointF(*canvas.transform.to_widget(*box[i : i + 2])).toPoint() for i in (0, 2)]
-        QTest.mousePress(canvas, Qt.MouseButton.LeftButton, pos=corners[0])
-        for share in (0.3, 0.7, 1.0):
-            QTest.mouseMove(canvas, corners[0] + (corners[1] - corners[0]) * share)
-        QTest.mouseRelease(canvas, Qt.MouseButton.LeftButton, pos=corners[1])
+        canvas.painted.disconnect(painted)
         self.until(lambda: not self.window.prompts.is_waiting)
+        return found[0], found[1]
 
 
 def main() -> int:
@@ -177,9 +202,9 @@ def main() -> int:
         facts: dict[str, Any] = {"loaded_model_mib": round(loaded / MIB)}
         facts["first_frame_s"] = round(bench.open(clip), 3)
         facts["clip_frames"] = bench.window.workspace.frame_count
-        facts["click_to_mask_ms"] = _clicks(bench, args.boxes[0])
+        facts["prompt_to_mask_ms"] = _clicks(bench, args.boxes[0])
         if args.calibrate:
-            facts["click_to_mask_while_calibrating_ms"] = _calibrate(bench, folder, args)
+            facts["prompt_to_mask_while_calibrating_ms"] = _calibrate(bench, folder, args)
         if args.track_seconds:
             facts["tracking"] = _track(bench, args.boxes, args.track_seconds, process)
             facts["peak_beyond_model_mib"] = round((peak_rss_bytes() - loaded) / MIB)
@@ -188,35 +213,54 @@ def main() -> int:
     return 0
 
 
-def _clicks(bench: Bench, box: Box) -> dict[str, float]:
-    """Clicks inside a box on one encoded frame: half start an object, half refine it."""
+def _clicks(bench: Bench, box: Box) -> dict[str, Any]:
+    """Prompts inside a box on one encoded frame: clicks that start an object, clicks that refine it, boxes
+    that start one, clicks that refine those."""
     bench.settle(0)
     rng = np.random.default_rng(0)
-    times: dict[str, list[float]] = {"new": [], "refine": []}
-    used: list[float] = []
+    times: dict[str, list[float]] = {"new": [], "refine": [], "box": [], "refine_box": []}
+    used: dict[str, list[float]] = {kind: [] for kind in times}
+
+    def note(kind: str, seconds: float, processor_s: float) -> None:
+        times[kind].append(1000 * seconds)
+        used[kind].append(1000 * processor_s)
+        bench.rest()
+
+    def inside() -> tuple[float, float]:
+        share = 0.3 + 0.4 * rng.random(2)
+        return box[0] + share[0] * (box[2] - box[0]), box[1] + share[1] * (box[3] - box[1])
+
+    def clear() -> None:
+        while bench.window.document.undo_stack.canUndo():
+            bench.window.document.undo()
+        bench.rest()
+
     for _ in range(CLICKS // 2):
         bench.window.objects.deselect()
         for kind in ("new", "refine"):
-            share = 0.3 + 0.4 * rng.random(2)
-            x, y = box[0] + share[0] * (box[2] - box[0]), box[1] + share[1] * (box[3] - box[1])
-            seconds, processor_s = bench.click(x, y)
-            times[kind].append(1000 * seconds)
-            used.append(1000 * processor_s)
-            bench.rest()
-    while bench.window.document.undo_stack.canUndo():
-        bench.window.document.undo()
-    both = times["new"] + times["refine"]
+            note(kind, *bench.click(*inside()))
+    clear()
+    for _ in range(CLICKS // 2):
+        bench.window.objects.deselect()
+        shift = 8 * rng.random(4) - 4
+        note("box", *bench.drag(tuple(side + by for side, by in zip(box, shift, strict=True))))
+        note("refine_box", *bench.click(*inside()))
+    clear()
+    clicks = times["new"] + times["refine"]
     return {
-        "median": round(statistics.median(both), 1),
-        "new_median": round(statistics.median(times["new"]), 1),
-        "refine_median": round(statistics.median(times["refine"]), 1),
-        "fastest": round(min(both), 1),
-        "slowest": round(max(both), 1),
-        "processor_time_median": round(statistics.median(used), 1),
+        "median": round(statistics.median(clicks), 1),
+        "fastest": round(min(clicks), 1),
+        "slowest": round(max(clicks), 1),
+        "processor_time_median": round(statistics.median(used["new"] + used["refine"]), 1),
+        **{f"{kind}_median": round(statistics.median(values), 1) for kind, values in times.items()},
+        **{
+            f"{kind}_processor_time_median": round(statistics.median(values), 1)
+            for kind, values in used.items()
+        },
     }
 
 
-def _calibrate(bench: Bench, folder: Path, args: argparse.Namespace) -> dict[str, float]:
+def _calibrate(bench: Bench, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """The same clicks while a calibration with the default choices is fitting."""
     work = CalibrationController(folder / "calibrations")
     stages: set[str] = set()

@@ -13,7 +13,7 @@ from PySide6.QtGui import QColor, QImage
 from PySide6.QtTest import QTest
 
 from app.ui import theme
-from app.ui.canvas import mask_painter
+from app.ui.canvas import mask_painter, scene
 from app.ui.canvas.canvas import Canvas
 from app.ui.canvas.view_model import MaskLayer, PromptMark, Tool
 
@@ -200,6 +200,28 @@ def test_a_mask_is_traced_once_however_often_it_is_painted(canvas, monkeypatch):
             canvas.center_on(50, 30, zoom)
             shot(canvas)
     assert len(traced) == 1
+
+
+def test_only_a_mask_that_changed_is_drawn_again(canvas, monkeypatch):
+    drawn = []
+    real = scene.layer_stamp
+    monkeypatch.setattr(
+        scene, "layer_stamp", lambda layer, *rest: drawn.append(layer.object_id) or real(layer, *rest)
+    )
+    others = [MaskLayer(i, square(10 * i, 10, 10 * i + 8, 20), GREEN) for i in (1, 2, 3)]
+    first = MaskLayer(4, square(20, 30, 60, 40), RED, selected=True)
+    canvas.set_layers([*others, first])
+    shot(canvas)
+    assert sorted(drawn) == [1, 2, 3, 4]
+    drawn.clear()
+    canvas.set_layers([*others, MaskLayer(4, square(20, 30, 70, 45), RED, selected=True)])
+    image = shot(canvas)
+    assert drawn == [4]
+    assert color_at(canvas, image, 65, 42)[0] > 100
+    assert color_at(canvas, image, 14, 15)[1] > 30
+    canvas.move_view(canvas.transform.panned(5, 3))
+    shot(canvas)
+    assert sorted(drawn[1:]) == [1, 2, 3, 4]
 
 
 def test_the_colours_around_the_picture_follow_the_theme(canvas):

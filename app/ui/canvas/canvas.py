@@ -30,7 +30,7 @@ from app.ui.canvas.empty_state import EmptyState, EmptyStateView, paint_drop_zon
 from app.ui.canvas.gestures import BoxGesture, HandleGesture, StrokeGesture
 from app.ui.canvas.hit_test import BoxHit
 from app.ui.canvas.labels import paint_label, paint_pill
-from app.ui.canvas.mask_painter import ShapeCache, paint_preview
+from app.ui.canvas.mask_painter import ShapeCache, Stamp, preview_stamp
 from app.ui.canvas.pointer import Pointer
 from app.ui.canvas.prompt_painter import (
     paint_box,
@@ -87,6 +87,7 @@ class Canvas(QWidget):
         self._scene = Scene()
         self._previews = ShapeCache()
         self._preview: tuple[MaskArray, str] | None = None
+        self._preview_stamp: tuple[tuple[object, ...], Stamp | None] | None = None
         self._marks: tuple[PromptMark, ...] = ()
         self._active_object: int | None = None
         self._active_color: str | None = None
@@ -149,6 +150,7 @@ class Canvas(QWidget):
         if mask_hw is None and self._preview is None:
             return
         self._preview = None if mask_hw is None else (mask_hw, color or self.active_color)
+        self._preview_stamp = None
         self._previews.keep_only([] if mask_hw is None else [mask_hw])
         self.update()
 
@@ -355,9 +357,8 @@ class Canvas(QWidget):
         if not self._scene.hidden:
             if stroke is not None:
                 paint_live_stroke(painter, self._scene, layer, stroke, view)
-            if self._preview is not None and gesture is None:
-                mask_hw, color = self._preview
-                paint_preview(painter, self._previews.shape(mask_hw), color, view.transform, view.ratio)
+            if gesture is None:
+                self._paint_preview(painter, view)
             self._paint_marks(painter, view)
         if isinstance(gesture, BoxGesture):
             paint_box(painter, gesture.box_xyxy, self.active_color, view.transform, handles=False)
@@ -378,6 +379,18 @@ class Canvas(QWidget):
             shown.scale, round(shown.offset_x * ratio) / ratio, round(shown.offset_y * ratio) / ratio
         )
         return View(self.width(), self.height(), ratio, snapped)
+
+    def _paint_preview(self, painter: QPainter, view: View) -> None:
+        if self._preview is None:
+            self._preview_stamp = None
+            return
+        mask_hw, color = self._preview
+        key = (id(mask_hw), theme.display_color(color), view)
+        if self._preview_stamp is None or self._preview_stamp[0] != key:
+            shape = self._previews.shape(mask_hw)
+            self._preview_stamp = key, preview_stamp(shape, color, view.transform, view.screen)
+        if self._preview_stamp[1] is not None:
+            self._preview_stamp[1].paint(painter)
 
     def _paint_marks(self, painter: QPainter, view: View) -> None:
         active = self.active_object

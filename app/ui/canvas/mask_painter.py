@@ -1,4 +1,7 @@
-"""Draws masks: filled, outlined and hatched at any zoom from outlines that are traced once per mask."""
+"""Draws masks: filled, outlined and hatched at any zoom from outlines that are traced once per mask.
+
+A mask becomes a `Stamp`, an image of the part of the canvas it covers; only a mask that changed is drawn.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from PySide6.QtCore import QByteArray, QDataStream, QPointF, Qt
-from PySide6.QtGui import QBrush, QColor, QImage, QPainter, QPainterPath, QPen, QPixmap, QPolygonF, QTransform
+from PySide6.QtGui import QColor, QImage, QPainter, QPainterPath, QPen, QPolygonF, QTransform
 
 from app.ui import theme
 from app.ui.canvas.contours import MaskOutline, PointsNx2, outline
+from app.ui.canvas.raster import Coverage, Patch, Raster, blend
 from app.ui.canvas.view_model import MaskLayer
 from app.ui.canvas.view_transform import ViewTransform
 from qcore.masks import MaskArray
@@ -26,13 +31,27 @@ EXACT_FROM = 6.0
 HATCH_PITCH = 10
 
 
+@dataclass(frozen=True, slots=True)
+class ScreenSize:
+    """How large a canvas is on the screen."""
+
+    pixels: tuple[int, int]
+    """Width and height in screen pixels."""
+    ratio: float
+    """Screen pixels per logical pixel."""
+
+
 @dataclass(slots=True)
 class MaskShape:
-    """A mask's outline as painter paths in video pixels."""
+    """A mask's outline, also as painter paths in video pixels."""
 
     outline: MaskOutline
     _smooth: QPainterPath | None = field(default=None)
     _exact: QPainterPath | None = field(default=None)
+
+    def rings(self, zoom: float) -> tuple[PointsNx2, ...]:
+        """Closed rings for a zoom (screen pixels per video pixel), in video pixels."""
+        return self.outline.exact if zoom >= EXACT_FROM else self.outline.smooth
 
     def path(self, zoom: float) -> QPainterPath:
         """The path to draw at a zoom (screen pixels per video pixel)."""
@@ -92,68 +111,105 @@ def to_widget(path: QPainterPath, transform: ViewTransform) -> QPainterPath:
     return QTransform(scale, 0, 0, scale, transform.offset_x, transform.offset_y).map(path)
 
 
-def paint_layer(
-    painter: QPainter,
-    layer: MaskLayer,
-    shape: MaskShape,
-    transform: ViewTransform,
-    ratio: float,
-    dimmed: bool,
-    outlined: bool = True,
-) -> None:
-    """Draw one object's mask; ``dimmed`` when another object is the selected one."""
-    path = to_widget(shape.path(transform.scale * ratio), transform)
-    color = QColor(theme.display_color(layer.color))
-    fill = theme.with_alpha(color, DIMMED_FILL_OPACITY if dimmed else FILL_OPACITY)
-    painter.fillPath(path, fill)
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """A part of the canvas, painted once and put in its place as often as needed."""
+
+    image: QImage
+    place: QPointF
+    """In logical pixels."""
+    pixels: object
+    """What the image's memory is."""
+
+    def paint(self, painter: QPainter) -> None:
+        """Put it over what is there."""
+        painter.drawImage(self.place, self.image)
+
+
+def layer_stamp(
+    layer: MaskLayer, shape: MaskShape, transform: ViewTransform, view: ScreenSize, dimmed: bool
+) -> Stamp | None:
+    """One object's mask; ``dimmed`` when another object is the selected one. None when it is out of view."""
+    width = OUTLINE_WIDTH * view.ratio
+    rim = width + 1.5 * view.ratio
+    raster = _raster(shape, transform, view, rim)
+    if not raster.is_visible:
+        return None
+    color = theme.display_color(layer.color)
+    fill = raster.fill()
+    parts = [(fill, _rgb(color), DIMMED_FILL_OPACITY if dimmed else FILL_OPACITY)]
     if layer.protected:
-        painter.fillPath(path, hatch_brush(color.name(), ratio, 0.35 if dimmed else 0.75))
-    if not outlined:
-        return
+        hatch = _hatch(raster.patch, view.ratio)
+        lines = theme.mix(color, "#ffffff", 0.75)
+        hatched = np.asarray(cv2.multiply(fill, hatch, scale=1 / 255), np.uint8)
+        parts.append((hatched, _rgb(lines), 0.35 if dimmed else 0.75))
     if layer.selected:
         # A thin dark rim keeps the outline readable where the picture has the object's own colour.
-        painter.strokePath(path, _pen(QColor(0, 0, 0, 70), OUTLINE_WIDTH + 1.5))
-    opacity = DIMMED_OUTLINE_OPACITY if dimmed else 1.0
-    painter.strokePath(path, _pen(theme.with_alpha(color, opacity), OUTLINE_WIDTH))
+        parts.append((raster.line(rim), (0, 0, 0), 70 / 255))
+    parts.append((raster.line(width), _rgb(color), DIMMED_OUTLINE_OPACITY if dimmed else 1.0))
+    return _stamp(raster, parts, view.ratio)
 
 
-def paint_preview(
-    painter: QPainter, shape: MaskShape, color: str, transform: ViewTransform, ratio: float
-) -> None:
-    """Draw what the next click would give: a light fill with a dashed outline."""
-    path = to_widget(shape.path(transform.scale * ratio), transform)
-    shown = QColor(theme.display_color(color))
-    painter.fillPath(path, theme.with_alpha(shown, 0.25))
-    painter.strokePath(path, _pen(QColor(0, 0, 0, 90), OUTLINE_WIDTH + 1))
-    pen = _pen(theme.mix(shown, "#ffffff", 0.35), OUTLINE_WIDTH)
-    pen.setDashPattern([4, 3])
-    painter.strokePath(path, pen)
+def preview_stamp(shape: MaskShape, color: str, transform: ViewTransform, view: ScreenSize) -> Stamp | None:
+    """What the next click would give: a light fill with a dashed outline. None when it is out of view."""
+    width = OUTLINE_WIDTH * view.ratio
+    rim = width + view.ratio
+    raster = _raster(shape, transform, view, rim)
+    if not raster.is_visible:
+        return None
+    shown = theme.display_color(color)
+    bright = theme.mix(shown, "#ffffff", 0.35)
+    parts = [
+        (raster.fill(), _rgb(shown), 0.25),
+        (raster.line(rim), (0, 0, 0), 90 / 255),
+        (raster.dashes(width, 4 * width, 3 * width), _rgb(bright), 1.0),
+    ]
+    return _stamp(raster, parts, view.ratio)
 
 
-def _pen(color: QColor, width: float) -> QPen:
-    pen = QPen(color, width)
-    # Round joins at every step of the outline would take three times as long and look the same.
-    pen.setJoinStyle(Qt.PenJoinStyle.BevelJoin)
-    return pen
+def _raster(shape: MaskShape, transform: ViewTransform, view: ScreenSize, widest: float) -> Raster:
+    scale = transform.scale * view.ratio
+    offset = (transform.offset_x * view.ratio, transform.offset_y * view.ratio)
+    rings = [ring * scale + offset for ring in shape.rings(scale)]
+    return Raster(rings, view.pixels, widest / 2)
 
 
-def hatch_brush(color: str, ratio: float, opacity: float) -> QBrush:
-    """Diagonal lines for protected masks, of the same pitch at any zoom."""
-    brush = QBrush(_hatch_tile(color, ratio, opacity))
-    return brush
+def _stamp(raster: Raster, parts: list[tuple[Coverage, tuple[int, int, int], float]], ratio: float) -> Stamp:
+    pixels = blend(parts)
+    patch = raster.patch
+    image = QImage(
+        pixels.data, patch.width, patch.height, 4 * patch.width, QImage.Format.Format_ARGB32_Premultiplied
+    )
+    image.setDevicePixelRatio(ratio)
+    return Stamp(image, QPointF(patch.left / ratio, patch.top / ratio), pixels)
 
 
-@lru_cache(maxsize=64)
-def _hatch_tile(color: str, ratio: float, opacity: float) -> QPixmap:
+def _rgb(color: str | QColor) -> tuple[int, int, int]:
+    shown = QColor(color)
+    return shown.red(), shown.green(), shown.blue()
+
+
+def _hatch(patch: Patch, ratio: float) -> Coverage:
+    """Diagonal lines for protected masks: of the same pitch at any zoom, and at rest when a mask moves."""
+    tile = _hatch_tile(ratio)
+    side = len(tile)
+    rows = (np.arange(patch.height) + patch.top) % side
+    columns = (np.arange(patch.width) + patch.left) % side
+    return np.ascontiguousarray(tile[rows][:, columns])
+
+
+@lru_cache(maxsize=8)
+def _hatch_tile(ratio: float) -> Coverage:
     side = max(round(HATCH_PITCH * ratio), 4)
-    image = QImage(side, side, QImage.Format.Format_ARGB32_Premultiplied)
+    image = QImage(side, side, QImage.Format.Format_Alpha8)
     image.fill(Qt.GlobalColor.transparent)
     image.setDevicePixelRatio(ratio)
     painter = QPainter(image)
     painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-    painter.setPen(QPen(theme.with_alpha(theme.mix(color, "#ffffff", 0.75), opacity), 1.1))
+    painter.setPen(QPen(QColor("#ffffff"), 1.1))
     pitch = side / ratio
     for shift in (-pitch, 0.0, pitch):
         painter.drawLine(QPointF(shift - 1, pitch + 1), QPointF(shift + pitch + 1, -1))
     painter.end()
-    return QPixmap.fromImage(image)
+    rows = np.frombuffer(image.constBits(), np.uint8).reshape(side, image.bytesPerLine())
+    return rows[:, :side].copy()

@@ -15,7 +15,7 @@ from PySide6.QtGui import QColor, QImage, QPainter, QPainterPath, QPen
 
 from app.ui import theme
 from app.ui.canvas.frame_painter import FramePainter
-from app.ui.canvas.mask_painter import FILL_OPACITY, ShapeCache, paint_layer, to_widget
+from app.ui.canvas.mask_painter import FILL_OPACITY, ScreenSize, ShapeCache, Stamp, layer_stamp, to_widget
 from app.ui.canvas.view_model import MaskLayer
 from app.ui.canvas.view_transform import ViewTransform
 from qcore.masks import MaskArray
@@ -31,6 +31,12 @@ class View:
     ratio: float
     """Screen pixels per logical pixel."""
     transform: ViewTransform
+
+    @property
+    def screen(self) -> ScreenSize:
+        """The canvas's size on the screen."""
+        size = (max(round(self.width * self.ratio), 1), max(round(self.height * self.ratio), 1))
+        return ScreenSize(size, self.ratio)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,8 @@ class Scene:
         self._revision = 0
         self._image = QImage()
         self._image_key: tuple[object, ...] = ()
+        self._stamps: dict[tuple[object, ...], tuple[MaskArray, Stamp | None]] = {}
+        """Of the masks in the image; each holds its array, so that the array's id stays its own."""
 
     def set_frame(self, rgb_hwc: npt.NDArray[np.uint8] | None) -> None:
         """Show another frame (uint8 RGB, (H, W, 3)) or none."""
@@ -111,19 +119,34 @@ class Scene:
         self.frame.paint(painter, view.transform, (view.width, view.height), view.ratio)
         if not self.hidden:
             painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-            some_selected = any(layer.selected for layer in self.layers)
-            for layer in self.layers:
-                if layer.object_id == without_object:
-                    continue
-                shape = self.shapes.shape(layer.mask_hw)
-                dimmed = some_selected and not layer.selected
-                paint_layer(painter, layer, shape, view.transform, view.ratio, dimmed)
+            for stamp in self._layer_stamps(view, without_object):
+                stamp.paint(painter)
             if self._difference is not None:
                 path = self.shapes.shape(self._difference).path(view.transform.scale * view.ratio)
                 warning = theme.with_alpha(theme.current().warning, 0.9)
                 painter.fillPath(to_widget(path, view.transform), warning)
         painter.end()
         return image
+
+    def _layer_stamps(self, view: View, without_object: int | None) -> list[Stamp]:
+        """The masks from the lowest to the topmost; those that look as they did are not drawn again."""
+        some_selected = any(layer.selected for layer in self.layers)
+        drawn: dict[tuple[object, ...], tuple[MaskArray, Stamp | None]] = {}
+        for layer in self.layers:
+            if layer.object_id == without_object:
+                continue
+            dimmed = some_selected and not layer.selected
+            color = theme.display_color(layer.color)
+            key = (
+                layer.object_id, id(layer.mask_hw), color, layer.selected, layer.protected, dimmed, view
+            )  # fmt: skip
+            known = self._stamps.get(key)
+            if known is None:
+                shape = self.shapes.shape(layer.mask_hw)
+                known = layer.mask_hw, layer_stamp(layer, shape, view.transform, view.screen, dimmed)
+            drawn[key] = known
+        self._stamps = drawn
+        return [stamp for _, stamp in drawn.values() if stamp is not None]
 
 
 def _looks_alike(one: MaskLayer, other: MaskLayer) -> bool:
@@ -136,9 +159,7 @@ def _looks_alike(one: MaskLayer, other: MaskLayer) -> bool:
 
 def new_image(view: View, image_format: QImage.Format) -> QImage:
     """An image that covers the canvas at the screen's resolution."""
-    image = QImage(
-        max(round(view.width * view.ratio), 1), max(round(view.height * view.ratio), 1), image_format
-    )
+    image = QImage(*view.screen.pixels, image_format)
     image.setDevicePixelRatio(view.ratio)
     return image
 
