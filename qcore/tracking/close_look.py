@@ -18,6 +18,7 @@ import torch
 from qcore import masks
 from qcore.masks import Rle
 from qcore.tracking.decoding import Decoded, decode
+from qcore.tracking.feature_cache import EncodedFrame
 from qcore.tracking.preprocess import point_inputs
 from qcore.tracking.tracker import ObjectTracker
 from qcore.tracking.types import Prompt
@@ -81,51 +82,73 @@ def crop_around(
     return Crop(left, top, crop_width, crop_height)
 
 
-def look_closely(
-    tracker: ObjectTracker, prompt: Prompt, previous_logits_b1hw: torch.Tensor | None
-) -> CloseMask | None:
-    """Mask of a prompt with a box; None where nothing is found in the crop.
+class CloseLook:
+    """Looks closely at one boxed object after the other, and keeps what it saw last.
 
-    Clicks outside the crop are left out.
+    Clicks that correct a boxed object, and previews of them, then need no encoder: the box, and with it the
+    crop, stays the same.
 
     Args:
         tracker: of the session.
-        prompt: with a box.
-        previous_logits_b1hw: the mask of the whole frame that the prompt's clicks correct.
     """
-    assert prompt.box_xyxy is not None
-    crop = crop_around(prompt.box_xyxy, tracker.size_hw, tracker.model.image_size)
-    inside = _inside(prompt, crop)
-    previous = None if previous_logits_b1hw is None else _cropped(previous_logits_b1hw, crop, tracker.size_hw)
-    picture_hw3 = np.ascontiguousarray(crop.of(tracker.encoder.picture(prompt.frame_index)))
-    frames = tracker.encoder.encode_pictures([picture_hw3, np.ascontiguousarray(picture_hw3[:, ::-1])])
-    found: list[Decoded] = []
-    logits: list[npt.NDArray[np.float32]] = []
-    for frame, is_mirrored in zip(frames, (False, True), strict=True):
-        features_bchw = tracker.conditioner.without_memory(frame, tracker.encoder.position_1chw)
-        seen = _mirrored(inside, crop.width) if is_mirrored else inside
-        before = previous.flip(-1) if previous is not None and is_mirrored else previous
-        size = tracker.model.image_size
-        with team_for(features_bchw.shape[-2] * features_bchw.shape[-1], features_bchw.device):
-            points = point_inputs(seen, (crop.height, crop.width), size, tracker.model.device)
-            decoded = decode(tracker.model, features_bchw, frame, points, before, is_first=True)
-        if decoded.is_present:
-            found.append(decoded)
-            logits_hw = decoded.logits_b1hw[0, 0].float().cpu().numpy()
-            logits.append(np.ascontiguousarray(logits_hw[:, ::-1]) if is_mirrored else logits_hw)
-    if not found:
-        return None
-    mean_hw = np.asarray(np.mean(logits, axis=0), np.float32)
-    mask_hw = np.zeros(tracker.size_hw, np.bool_)
-    resized_hw = cv2.resize(mean_hw, (crop.width, crop.height), interpolation=cv2.INTER_LINEAR)
-    crop.of(mask_hw)[...] = resized_hw > 0
-    if not mask_hw.any():
-        return None
-    return CloseMask(
-        masks.encode(mask_hw),
-        float(np.mean([one.score for one in found])),
-        float(np.mean([one.presence for one in found])),
-    )
+
+    def __init__(self, tracker: ObjectTracker) -> None:
+        self._tracker = tracker
+        self._seen: tuple[int, Crop, list[EncodedFrame]] | None = None
+        """Frame, crop, and both encoded: the picture and its mirror image."""
+
+    def mask(self, prompt: Prompt, previous_logits_b1hw: torch.Tensor | None) -> CloseMask | None:
+        """Mask of a prompt with a box; None where nothing is found in the crop.
+
+        Clicks outside the crop are left out.
+
+        Args:
+            prompt: with a box.
+            previous_logits_b1hw: the mask of the whole frame that the prompt's clicks correct.
+        """
+        tracker = self._tracker
+        assert prompt.box_xyxy is not None
+        crop = crop_around(prompt.box_xyxy, tracker.size_hw, tracker.model.image_size)
+        inside = _inside(prompt, crop)
+        previous = (
+            None if previous_logits_b1hw is None else _cropped(previous_logits_b1hw, crop, tracker.size_hw)
+        )
+        found: list[Decoded] = []
+        logits: list[npt.NDArray[np.float32]] = []
+        for frame, is_mirrored in zip(self._encoded(prompt.frame_index, crop), (False, True), strict=True):
+            features_bchw = tracker.conditioner.without_memory(frame, tracker.encoder.position_1chw)
+            seen = _mirrored(inside, crop.width) if is_mirrored else inside
+            before = previous.flip(-1) if previous is not None and is_mirrored else previous
+            size = tracker.model.image_size
+            with team_for(features_bchw.shape[-2] * features_bchw.shape[-1], features_bchw.device):
+                points = point_inputs(seen, (crop.height, crop.width), size, tracker.model.device)
+                decoded = decode(tracker.model, features_bchw, frame, points, before, is_first=True)
+            if decoded.is_present:
+                found.append(decoded)
+                logits_hw = decoded.logits_b1hw[0, 0].float().cpu().numpy()
+                logits.append(np.ascontiguousarray(logits_hw[:, ::-1]) if is_mirrored else logits_hw)
+        if not found:
+            return None
+        mean_hw = np.asarray(np.mean(logits, axis=0), np.float32)
+        mask_hw = np.zeros(tracker.size_hw, np.bool_)
+        resized_hw = cv2.resize(mean_hw, (crop.width, crop.height), interpolation=cv2.INTER_LINEAR)
+        crop.of(mask_hw)[...] = resized_hw > 0
+        if not mask_hw.any():
+            return None
+        return CloseMask(
+            masks.encode(mask_hw),
+            float(np.mean([one.score for one in found])),
+            float(np.mean([one.presence for one in found])),
+        )
+
+    def _encoded(self, frame_index: int, crop: Crop) -> list[EncodedFrame]:
+        """The crop and its mirror image, encoded unless they are what was seen last."""
+        if self._seen is None or self._seen[:2] != (frame_index, crop):
+            encoder = self._tracker.encoder
+            picture_hw3 = np.ascontiguousarray(crop.of(encoder.picture(frame_index)))
+            frames = encoder.encode_pictures([picture_hw3, np.ascontiguousarray(picture_hw3[:, ::-1])])
+            self._seen = frame_index, crop, frames
+        return self._seen[2]
 
 
 def _inside(prompt: Prompt, crop: Crop) -> Prompt:

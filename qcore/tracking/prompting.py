@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from qcore.tracking.close_look import look_closely
+from qcore.tracking.close_look import CloseLook
 from qcore.tracking.decoding import Decoded, decode, mask_result
 from qcore.tracking.memory_bank import Keyframe, ObjectMemory, continues
 from qcore.tracking.preprocess import mask_logits, point_inputs
@@ -26,7 +26,7 @@ class PromptDecoder:
     def __init__(self, tracker: ObjectTracker, recall: Recall | None, close_look: bool = False) -> None:
         self._tracker = tracker
         self.recall = recall
-        self._close_look = close_look
+        self._close_look = CloseLook(tracker) if close_look else None
         self._features: tuple[object, torch.Tensor | None] | None = None
 
     def forget_features(self) -> None:
@@ -36,8 +36,8 @@ class PromptDecoder:
     def keyframe(self, prompt: Prompt, memory: ObjectMemory | None) -> Keyframe:
         """The keyframe that a prompt's clicks and box make of their frame."""
         tracker = self._tracker
-        if self._close_look and prompt.box_xyxy is not None:
-            close = look_closely(tracker, prompt, self._previous_logits(prompt, memory))
+        if self._close_look is not None and prompt.box_xyxy is not None:
+            close = self._close_look.mask(prompt, self._previous_logits(prompt, memory))
             if close is not None:
                 result = MaskResult(
                     prompt.frame_index, prompt.object_id, close.rle, close.score, close.presence

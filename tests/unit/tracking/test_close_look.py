@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -15,6 +16,8 @@ from tracking_kit import HEIGHT, WIDTH, Clip, ListSource, disc_center, square_co
 
 from qcore import masks
 from qcore.tracking.close_look import MARGIN, Crop, _cropped, close_look_pays, crop_around
+from qcore.tracking.encoder import FrameEncoder
+from qcore.tracking.feature_cache import EncodedFrame
 from qcore.tracking.session import VideoSession
 from qcore.tracking.types import Prompt
 
@@ -124,6 +127,35 @@ def test_clicks_go_on_from_the_box_and_are_taken_back(embedded_model: SAM2Base, 
     assert session.set_prompt(boxed(1)) == first
     # a click that the crop does not show says nothing about it
     assert masks.iou(session.preview(boxed(1, outside, labels=(0,))).rle, first.rle) > 0.9
+
+
+def test_further_clicks_on_a_boxed_object_need_no_encoder(
+    embedded_model: SAM2Base, large: ListSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    real = FrameEncoder.encode_pictures
+
+    def counted(self: FrameEncoder, pictures: Sequence[np.ndarray]) -> list[EncodedFrame]:
+        looks.append(len(pictures))
+        return real(self, pictures)
+
+    monkeypatch.setattr(FrameEncoder, "encode_pictures", counted)
+    session = VideoSession(embedded_model, large, close_look=True)
+    x, y = square_corner(1)
+    click = ((x + 24.0) * SCALE, (y + 24.0) * SCALE)
+    session.set_prompt(boxed(1))
+    session.preview(boxed(1, click, labels=(0,)))
+    corrected = session.set_prompt(boxed(1, click, labels=(0,)))
+    session.set_prompt(boxed(1))
+    session.set_prompt(Prompt(1, 8, (click,), (1,)))
+    assert looks == [2]
+    # another frame and another box are looked at for themselves
+    elsewhere = session.set_prompt(boxed(4))
+    assert looks == [2, 2]
+    assert VideoSession(embedded_model, large, close_look=True).set_prompt(boxed(4)) == elsewhere
+    fresh = VideoSession(embedded_model, large, close_look=True)
+    fresh.set_prompt(boxed(1))
+    assert fresh.set_prompt(boxed(1, click, labels=(0,))) == corrected
 
 
 def test_tracking_goes_on_from_the_closer_mask(embedded_model: SAM2Base, large: ListSource) -> None:
