@@ -29,8 +29,12 @@ def add_object(
     class_id: int | None = None,
     color: str | None = None,
     colorblind_safe: bool = False,
+    prompt: Prompt | None = None,
 ) -> Change:
-    """A new object with the next free id (`added_id` tells which), name and colour."""
+    """A new object with the next free id (`added_id` tells which), name and colour.
+
+    ``prompt``, which names that id, comes with it.
+    """
     object_id = project.next_object_id
     count = len(project.objects) + 1
     if count > MAX_OBJECTS or count * project.video.frame_count > MAX_CELLS:
@@ -39,7 +43,8 @@ def add_object(
     track = ObjectTrack(
         object_id, name or f"Object {object_id}", class_id, color or next_color(used, colorblind_safe)
     )
-    return make_change(f"Add {track.name}", [_new(track)])
+    prompts = [] if prompt is None else [_new(prompt)]
+    return make_change(f"Add {track.name}", [_new(track), *prompts])
 
 
 def added_id(change: Change) -> int:

@@ -26,9 +26,12 @@ from app.ui.objects_panel import ObjectRow, ObjectsPanel
 from app.ui.settings import Settings
 from app.ui.state import Workspace
 from qcore.masks import MaskArray, Rle, decode
-from qcore.tracking.types import Prompt
+from qcore.tracking.types import MaskResult, Prompt
 
 DECODED_MASKS = 24
+HOLD_MS = 150
+"""What can wait for the model's answer to a click does, but no longer: Python runs one thread at a time, so
+whatever happens here meanwhile would delay the answer."""
 
 
 class CanvasPresenter(QObject):
@@ -61,16 +64,16 @@ class CanvasPresenter(QObject):
         self.highlight_changes = False
         self._refresh = QTimer(self)
         self._refresh.setSingleShot(True)
-        self._refresh.setInterval(0)
         self._refresh.timeout.connect(self.refresh)
+        self._is_answer_near = False
         loader.frame_ready.connect(self._frame_ready)
         workspace.frame_changed.connect(loader.request)
-        workspace.selection_changed.connect(self._refresh.start)
+        workspace.selection_changed.connect(self._soon)
         workspace.clip_changed.connect(self._clip_changed)
         document.changed.connect(self._changed)
         document.opened.connect(self._opened)
-        document.closed.connect(self._refresh.start)
-        settings.changed.connect(lambda _key, _value: self._refresh.start())
+        document.closed.connect(self._soon)
+        settings.changed.connect(lambda _key, _value: self._soon())
         self._loader = loader
 
     @property
@@ -80,14 +83,14 @@ class CanvasPresenter(QObject):
 
     def _opened(self) -> None:
         self._loader.request(self._workspace.frame)
-        self._refresh.start()
+        self._soon()
 
     def _clip_changed(self) -> None:
         self._decoded.clear()
         self._shown = -1
         if not self._workspace.has_clip:
             self._canvas.set_frame(None)
-        self._refresh.start()
+        self._soon()
 
     def _frame_ready(self, frame: int, rgb: npt.NDArray[np.uint8]) -> None:
         if not self._document.is_open or frame >= self._workspace.frame_count:
@@ -100,7 +103,34 @@ class CanvasPresenter(QObject):
     def _changed(self, change: Change) -> None:
         concerns_shown = bool({self._shown, self._workspace.frame} & change.frames)
         if concerns_shown or change.kinds - {Kind.MASK}:
-            self._refresh.start()
+            self._soon()
+
+    def _soon(self) -> None:
+        if not self._refresh.isActive():
+            self._refresh.start(HOLD_MS if self._is_answer_near else 0)
+
+    def set_waiting(self, waiting: bool) -> None:
+        """A prompt waits for its mask, or none does."""
+        self._is_answer_near = waiting
+        if not waiting and self._refresh.isActive():
+            self._refresh.start(0)
+
+    def show_prompts(self) -> None:
+        """Show the prompts of the frame on the screen, and nothing else that may have changed."""
+        if self._document.is_open:
+            self._show_marks(max(0, self._shown))
+
+    def show_answer(self, result: MaskResult) -> None:
+        """Paint the model's answer to a prompt at once, before it is written and before any list shows it."""
+        project = self._document.project
+        if project is None or result.frame_index != self._shown:
+            return
+        masks = {mask.object_id: mask for mask in project.masks_on(self._shown)}
+        masks[result.object_id] = FrameMask(
+            self._shown, result.object_id, result.rle, result.score, result.presence, MaskSource.PROMPT
+        )
+        self._show_masks(self._shown, masks)
+        self._canvas.repaint()
 
     def refresh(self) -> None:
         """Show masks, prompts, objects and facts of the frame on the screen."""
@@ -115,41 +145,46 @@ class CanvasPresenter(QObject):
             return
         frame = max(0, self._shown)
         masks = {mask.object_id: mask for mask in project.masks_on(frame)}
+        self._show_masks(frame, masks)
+        active_track = self._show_marks(frame)
+        self._canvas.set_reference(self._before(frame, active_track))
+        tracks = project.objects.values()
+        self._objects.set_rows([self._row(t, self._color(t), masks.get(t.object_id)) for t in tracks])
+        self._objects.set_selection(self._workspace.selection, self._workspace.active)
+        self._panel.show_facts(self._facts(frame, active_track, masks))
+
+    def _show_masks(self, frame: int, masks: dict[int, FrameMask]) -> None:
         layers: list[MaskLayer] = []
-        marks: list[PromptMark] = []
-        rows: list[ObjectRow] = []
-        selection = self._workspace.selection
-        for track in project.objects.values():
+        for track in self._document.need().objects.values():
             mask = masks.get(track.object_id)
-            color = self._color(track)
-            rows.append(self._row(track, color, mask))
-            if not track.visible:
-                continue
-            if mask is not None:
-                decoded = self._decode(frame, mask)
-                layers.append(
-                    MaskLayer(
-                        track.object_id, decoded, color, track.object_id in selection, mask.is_protected
-                    )
-                )
-            prompt = project.prompt(frame, track.object_id)
-            if prompt is not None and (prompt.points_xy or prompt.box_xyxy is not None):
-                marks.append(
-                    PromptMark(track.object_id, color, prompt.points_xy, prompt.labels, prompt.box_xyxy)
-                )
+            if mask is not None and track.visible:
+                is_selected = track.object_id in self._workspace.selection
+                decoded, color = self._decode(frame, mask), self._color(track)
+                layers.append(MaskLayer(track.object_id, decoded, color, is_selected, mask.is_protected))
         # the topmost object comes first in the project and is painted last
         self._canvas.set_layers(layers[::-1])
+
+    def _show_marks(self, frame: int) -> ObjectTrack | None:
+        """Show the prompts, and whose are at hand; the active object."""
+        project, active = self._document.need(), self._workspace.active
+        marks: list[PromptMark] = []
+        for track in project.objects.values():
+            prompt = project.prompt(frame, track.object_id)
+            if prompt is None or not track.visible:
+                continue
+            if prompt.points_xy or prompt.box_xyxy is not None:
+                marks.append(
+                    PromptMark(
+                        track.object_id, self._color(track), prompt.points_xy, prompt.labels, prompt.box_xyxy
+                    )
+                )
         self._canvas.set_marks(marks)
-        active = self._workspace.active
         active_track = project.objects.get(active) if active is not None else None
-        self._canvas.set_active_object(
-            None if active_track is None else active,
-            None if active_track is None else self._color(active_track),
-        )
-        self._canvas.set_reference(self._before(frame, active_track))
-        self._objects.set_rows(rows)
-        self._objects.set_selection(selection, active)
-        self._panel.show_facts(self._facts(frame, active_track, masks))
+        if active_track is None:
+            self._canvas.set_active_object(None)
+        else:
+            self._canvas.set_active_object(active, self._color(active_track))
+        return active_track
 
     def _before(self, frame: int, track: ObjectTrack | None) -> MaskArray | None:
         """The active object's mask on the frame before, while changes are highlighted."""

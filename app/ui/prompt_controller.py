@@ -2,6 +2,9 @@
 
 A prompt is in the project at once; its mask joins the same undo step when the model has answered. An answer
 to a prompt that was changed meanwhile is dropped.
+
+What the user waits for comes first: the model is asked before the prompt is written, and its mask is on the
+screen before it is.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from app.engine.engine import Engine
 from app.engine.records import ModelPhase
 from app.engine.workbench import Condition, Key
 from app.project import edits
+from app.project.changes import Change
 from app.project.errors import ProjectError
 from app.project.model import MaskSource
 from app.ui.canvas.view_model import BrushStroke, Tool
@@ -52,6 +56,10 @@ class PromptController(QObject):
     """uint8 (H, W) mask of the next click, or None."""
     waiting_changed = Signal(bool)
     """True while a prompt waits for its mask."""
+    asked = Signal()
+    """A prompt of the current frame is in the project, and the model is at work on it."""
+    answered = Signal(object)
+    """The model's `MaskResult` for a prompt, to be shown now; the project has it when the slots are done."""
 
     def __init__(
         self,
@@ -146,11 +154,16 @@ class PromptController(QObject):
 
     def new_object(self) -> ChangeCommand | None:
         """Add an object and make it the active one."""
+        return self._add(self._addition())
+
+    def _addition(self, prompt: Prompt | None = None) -> Change:
         project = self._document.need()
         safe = self._settings.value("appearance.palette") == "color-blind-safe"
         classes = [o.class_id for o in project.objects.values() if o.class_id in project.classes]
         class_id = classes[0] if len(set(classes)) == 1 and len(classes) == len(project.objects) else None
-        change = edits.add_object(project, class_id=class_id, colorblind_safe=safe)
+        return edits.add_object(project, class_id=class_id, colorblind_safe=safe, prompt=prompt)
+
+    def _add(self, change: Change) -> ChangeCommand | None:
         command = self._document.do(change)
         if command is not None:
             self._workspace.select([edits.added_id(change)])
@@ -158,24 +171,19 @@ class PromptController(QObject):
 
     def _say(self, prompt: Prompt) -> None:
         try:
-            command: ChangeCommand | None = None
             project = self._document.need()
-            if prompt.object_id not in project.objects:
-                command = self.new_object()
-                if command is None:
-                    return
-            change = edits.set_prompt(project, prompt)
-            if command is None:
-                command = self._document.do(change)
-            else:
-                command.extend(change)
+            is_new = prompt.object_id not in project.objects
+            change = self._addition(prompt) if is_new else edits.set_prompt(project, prompt)
         except ProjectError as error:
             self.failed.emit(str(error))
             return
         self.preview_changed.emit(None)
-        self._ask(prompt, command)
+        request = self._ask(prompt)
+        # if this is refused, the project does not hold the prompt, and the answer will be dropped
+        self._waiting[request] = prompt, self._add(change) if is_new else self._document.do(change)
+        self.asked.emit()
 
-    def _ask(self, prompt: Prompt, command: ChangeCommand | None) -> None:
+    def _ask(self, prompt: Prompt) -> int:
         project = self._document.need()
         conditions = conditions_of(self._document, prompt.object_id)
         mask = project.mask(prompt.frame_index, prompt.object_id)
@@ -184,25 +192,29 @@ class PromptController(QObject):
         if prompt.box_xyxy is not None and not prompt.points_xy:
             prior = None  # a box alone says it all: it replaces what was there
         request = self._engine.click(prompt, conditions, prior, by_hand)
-        self._waiting[request] = (prompt, command)
+        self._waiting[request] = prompt, None
         self.waiting_changed.emit(True)
+        return request
 
     def _answer(self, request: int, result: MaskResult) -> None:
         prompt, command = self._waiting.pop(request, (None, None))
-        self.waiting_changed.emit(bool(self._waiting))
         project = self._document.project
-        if prompt is None or project is None:
-            return
-        if project.prompt(prompt.frame_index, prompt.object_id) != prompt:
-            return  # undone or changed meanwhile
-        try:
-            change = edits.set_prompt(project, prompt, result)
-            if command is not None and command.is_applied:
-                command.extend(change)
-            else:
-                project.apply(change)
-        except ProjectError as error:
-            self.failed.emit(str(error))
+        # else it was undone or changed meanwhile
+        if prompt is not None and project is not None and self._stands(prompt):
+            self.answered.emit(result)
+            try:
+                change = edits.set_prompt(project, prompt, result)
+                if command is not None and command.is_applied:
+                    command.extend(change)
+                else:
+                    project.apply(change)
+            except ProjectError as error:
+                self.failed.emit(str(error))
+        self.waiting_changed.emit(bool(self._waiting))
+
+    def _stands(self, prompt: Prompt) -> bool:
+        """Whether a prompt is what the project holds."""
+        return self._document.need().prompt(prompt.frame_index, prompt.object_id) == prompt
 
     def _no_answer(self, request: int, text: str) -> None:
         if self._waiting.pop(request, None) is not None:
@@ -222,7 +234,7 @@ class PromptController(QObject):
         for object_id in project.objects:
             for prompt in project.prompts(object_id):
                 if prompt not in asked and not project.index(object_id).has_mask(prompt.frame_index):
-                    self._ask(prompt, None)
+                    self._ask(prompt)
 
     def _forget(self) -> None:
         self._waiting.clear()

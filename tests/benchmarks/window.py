@@ -170,7 +170,8 @@ class Bench:
         canvas.painted.connect(painted)
         began, used = time.perf_counter(), time.process_time()
         act()
-        loop.exec()
+        if not found[0]:
+            loop.exec()
         canvas.painted.disconnect(painted)
         self.until(lambda: not self.window.prompts.is_waiting)
         return found[0], found[1]
@@ -235,13 +236,17 @@ def _clicks(bench: Bench, box: Box) -> dict[str, Any]:
             bench.window.document.undo()
         bench.rest()
 
-    for _ in range(CLICKS // 2):
+    def deselect() -> None:
         bench.window.objects.deselect()
+        bench.rest()
+
+    for _ in range(CLICKS // 2):
+        deselect()
         for kind in ("new", "refine"):
             note(kind, *bench.click(*inside()))
     clear()
     for _ in range(CLICKS // 2):
-        bench.window.objects.deselect()
+        deselect()
         shift = 8 * rng.random(4) - 4
         note("box", *bench.drag(tuple(side + by for side, by in zip(box, shift, strict=True))))
         note("refine_box", *bench.click(*inside()))

@@ -86,6 +86,7 @@ def test_the_run_around_a_frame_by_hand():
 def test_the_lane_shows_a_gap_where_it_is_not_in_view(tracked):
     d = tracked
     d.key(Qt.Key.Key_0)
-    d.until(lambda: d.window.timeline_presenter._lanes[1].gone[10])
-    lane = d.window.timeline_presenter._lanes[1]
+    lanes = d.window.timeline_presenter
+    d.until(lambda: 1 in lanes._lanes and lanes._lanes[1].gone[10])
+    lane = lanes._lanes[1]
     assert np.flatnonzero(~lane.present).tolist() == [10] == np.flatnonzero(lane.absent).tolist()

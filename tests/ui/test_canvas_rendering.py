@@ -224,6 +224,30 @@ def test_only_a_mask_that_changed_is_drawn_again(canvas, monkeypatch):
     assert sorted(drawn[1:]) == [1, 2, 3, 4]
 
 
+def test_selecting_to_and_fro_draws_nothing_again(canvas, monkeypatch):
+    drawn = []
+    real = scene.layer_stamp
+    monkeypatch.setattr(
+        scene, "layer_stamp", lambda layer, *rest: drawn.append(layer.object_id) or real(layer, *rest)
+    )
+    masks = {i: square(10 * i, 10, 10 * i + 8, 20) for i in (1, 2, 3)}
+
+    def show(selected):
+        canvas.set_layers([MaskLayer(i, masks[i], GREEN, selected=i == selected) for i in masks])
+        return shot(canvas)
+
+    first = [show(selected) for selected in (None, 1, 2)]
+    drawn.clear()
+    again = [show(selected) for selected in (None, 1, 2)]
+    assert not drawn
+    assert first == again and first[1] != first[2]
+    show(None)
+    masks.clear()
+    masks[4] = square(50, 30, 60, 40)
+    show(4)
+    assert len(canvas._scene._stamps) == 1
+
+
 def test_the_colours_around_the_picture_follow_the_theme(canvas):
     manager = theme.manager()
     before = manager.mode

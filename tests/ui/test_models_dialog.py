@@ -46,9 +46,10 @@ def server():
             self.end_headers()
             middle = max(start, len(CONTENT) // 2)
             self.wfile.write(CONTENT[start:middle])
-            self.wfile.flush()
-            release.wait(20)
             with contextlib.suppress(OSError):  # a paused download hangs up
+                while not release.wait(0.02):  # a slow line: a byte now and then
+                    self.wfile.write(CONTENT[middle : middle + 1])
+                    middle += 1
                 self.wfile.write(CONTENT[middle:])
 
         def log_message(self, *args):
@@ -134,9 +135,9 @@ def test_a_download_is_paused_goes_on_where_it_was_and_is_intact(qtbot, tiny, di
     qtbot.waitUntil(lambda: half_arrived(tmp_path), timeout=20_000)
     card.pause.click()
     assert card.pause.text() == "Continue" and card.facts.text().endswith("paused")
-    server.release.set()
     qtbot.waitUntil(lambda: not dialog.models._running[tiny].is_working, timeout=20_000)
     assert dialog.models.state(tiny).is_paused
+    server.release.set()
     with qtbot.waitSignal(dialog.models.installed, timeout=20_000):
         card.pause.click()
     assert (tmp_path / "models" / "sam2.1_hiera_tiny.pt").read_bytes() == CONTENT
@@ -152,7 +153,6 @@ def test_a_stopped_download_continues_another_day_or_is_deleted(qtbot, tiny, dia
     card.fetch.click()
     qtbot.waitUntil(lambda: half_arrived(tmp_path), timeout=20_000)
     card.cancel.click()
-    server.release.set()
     qtbot.waitUntil(lambda: dialog.models.state(tiny) is None, timeout=20_000)
     assert part.exists() and card.fetch.text() == "Continue" and "MB of it are here" in card.facts.text()
     assert f"{part.stat().st_size / 1e6:.0f} MB in" in dialog.disk.text()

@@ -20,6 +20,9 @@ from app.ui.canvas.view_model import MaskLayer
 from app.ui.canvas.view_transform import ViewTransform
 from qcore.masks import MaskArray
 
+SPARE_STAMPS_BYTES = 48 << 20
+"""Images of masks beyond this are kept only while they are on show."""
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -62,8 +65,8 @@ class Scene:
         self._revision = 0
         self._image = QImage()
         self._image_key: tuple[object, ...] = ()
-        self._stamps: dict[tuple[object, ...], tuple[MaskArray, Stamp | None]] = {}
-        """Of the masks in the image; each holds its array, so that the array's id stays its own."""
+        self._stamps: dict[tuple[object, ...], tuple[View, MaskArray, Stamp | None]] = {}
+        """Of the masks on show; each holds its array, so that the array's id stays its own."""
 
     def set_frame(self, rgb_hwc: npt.NDArray[np.uint8] | None) -> None:
         """Show another frame (uint8 RGB, (H, W, 3)) or none."""
@@ -131,22 +134,31 @@ class Scene:
     def _layer_stamps(self, view: View, without_object: int | None) -> list[Stamp]:
         """The masks from the lowest to the topmost; those that look as they did are not drawn again."""
         some_selected = any(layer.selected for layer in self.layers)
-        drawn: dict[tuple[object, ...], tuple[MaskArray, Stamp | None]] = {}
+        stamps: list[Stamp] = []
         for layer in self.layers:
             if layer.object_id == without_object:
                 continue
             dimmed = some_selected and not layer.selected
             color = theme.display_color(layer.color)
-            key = (
-                layer.object_id, id(layer.mask_hw), color, layer.selected, layer.protected, dimmed, view
-            )  # fmt: skip
-            known = self._stamps.get(key)
-            if known is None:
+            key = (id(layer.mask_hw), color, layer.selected, layer.protected, dimmed)
+            known = self._stamps.pop(key, None)
+            if known is None or known[0] != view:
                 shape = self.shapes.shape(layer.mask_hw)
-                known = layer.mask_hw, layer_stamp(layer, shape, view.transform, view.screen, dimmed)
-            drawn[key] = known
-        self._stamps = drawn
-        return [stamp for _, stamp in drawn.values() if stamp is not None]
+                known = view, layer.mask_hw, layer_stamp(layer, shape, view.transform, view.screen, dimmed)
+            self._stamps[key] = known  # behind those that were not used
+            if known[2] is not None:
+                stamps.append(known[2])
+        self._drop_spare_stamps(view, len(self.layers))
+        return stamps
+
+    def _drop_spare_stamps(self, view: View, used: int) -> None:
+        """Keep what the next selection may need: the same masks, dimmed or not, within a budget."""
+        shown = {id(layer.mask_hw) for layer in self.layers}
+        size_bytes = 0
+        for position, (key, (of, _, stamp)) in enumerate(reversed(list(self._stamps.items()))):
+            size_bytes += 0 if stamp is None else stamp.image.sizeInBytes()
+            if position >= used and (of != view or key[0] not in shown or size_bytes > SPARE_STAMPS_BYTES):
+                del self._stamps[key]
 
 
 def _looks_alike(one: MaskLayer, other: MaskLayer) -> bool:
