@@ -228,7 +228,7 @@ def _clicks(bench: Bench, box: Box) -> dict[str, Any]:
         bench.rest()
 
     def inside() -> tuple[float, float]:
-        share = 0.3 + 0.4 * rng.random(2)
+        share = 0.2 + 0.6 * rng.random(2)
         return box[0] + share[0] * (box[2] - box[0]), box[1] + share[1] * (box[3] - box[1])
 
     def clear() -> None:
@@ -240,17 +240,18 @@ def _clicks(bench: Bench, box: Box) -> dict[str, Any]:
         bench.window.objects.deselect()
         bench.rest()
 
+    # each pair on a frame without prompts: a press on a mark would remove it, on a box's corner resize it
     for _ in range(CLICKS // 2):
         deselect()
         for kind in ("new", "refine"):
             note(kind, *bench.click(*inside()))
-    clear()
+        clear()
     for _ in range(CLICKS // 2):
         deselect()
         shift = 8 * rng.random(4) - 4
         note("box", *bench.drag(tuple(side + by for side, by in zip(box, shift, strict=True))))
         note("refine_box", *bench.click(*inside()))
-    clear()
+        clear()
     clicks = times["new"] + times["refine"]
     return {
         "median": round(statistics.median(clicks), 1),
