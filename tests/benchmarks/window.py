@@ -1,11 +1,11 @@
 """Measures the window as a user meets it: opening a clip, a prompt's way to its mask, memory while tracking.
 
     python tests/benchmarks/window.py CLIP --box X0 Y0 X1 Y1 [--box ...] [--minutes M] [--track-seconds S]
-                                      [--feature-cache-mib N] [--calibrate CLIP ...]
+                                      [--feature-cache-mib N] [--calibrate CLIP ... [--pictures FOLDER]]
 
 Runs the real window with the real model and prints one JSON object. ``--minutes`` repeats the clip, without
 encoding it again, until it is so long; ``--track-seconds`` tracks all boxes for so long and notes the
-memory; ``--calibrate`` starts a calibration on these clips, as the wizard does, and clicks beside it. Set
+memory; ``--calibrate`` goes through the wizard with CLIP and these, clicks beside it, and uses the model. Set
 QT_QPA_PLATFORM=offscreen where there is no display.
 """
 
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,15 @@ from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication
 
 from app.engine.backend import LoadedModel, QcoreBackend, Recall, TrackingSession
-from app.engine.calibration_job import Recipe
 from app.engine.records import ModelPhase
 from app.threads import let_threads_sleep
 from app.ui import main_window, theme
-from app.ui.calibration.controller import CalibrationController
+from app.ui.calibration.wizard import CalibrationWizard
 from app.ui.canvas.canvas import Canvas
+from app.ui.i18n import tr
 from app.ui.main_window import MainWindow
 from app.ui.settings import Settings
 from qcore.evaluation.memory import peak_rss_bytes
-from qcore.quant.clip_selection import ClipRequest
 from qcore.tracking.session import VideoSession
 
 CLICKS = 12
@@ -88,7 +88,7 @@ class Bench:
     def __init__(self, folder: Path, backend: QcoreBackend | None = None) -> None:
         self.app = QApplication([])
         theme.manager().install(self.app)
-        main_window.Canvas = WatchedCanvas  # type: ignore[misc]
+        main_window.Canvas = WatchedCanvas  # type: ignore[attr-defined]
         self.window = MainWindow(Settings(folder / "settings.json"), backend)
         self.window.resize(1440, 920)
         self.window.show()
@@ -186,8 +186,9 @@ def main() -> int:
     parser.add_argument("--track-seconds", type=float, default=0, help="track so long and watch the memory")
     parser.add_argument("--feature-cache-mib", type=int, help="encoded frames kept; default: the window's")
     parser.add_argument(
-        "--calibrate", type=Path, nargs="+", default=[], help="clips to calibrate on meanwhile"
+        "--calibrate", type=Path, nargs="+", default=[], help="go through the wizard with CLIP and these"
     )
+    parser.add_argument("--pictures", type=Path, help="existing folder for pictures of the wizard's pages")
     args = parser.parse_args()
     let_threads_sleep()
     process = psutil.Process(os.getpid())
@@ -205,7 +206,7 @@ def main() -> int:
         facts["clip_frames"] = bench.window.workspace.frame_count
         facts["prompt_to_mask_ms"] = _clicks(bench, args.boxes[0])
         if args.calibrate:
-            facts["prompt_to_mask_while_calibrating_ms"] = _calibrate(bench, folder, args)
+            facts["calibration"] = _calibrate(bench, folder, args)
         if args.track_seconds:
             facts["tracking"] = _track(bench, args.boxes, args.track_seconds, process)
             facts["peak_beyond_model_mib"] = round((peak_rss_bytes() - loaded) / MIB)
@@ -267,15 +268,62 @@ def _clicks(bench: Bench, box: Box) -> dict[str, Any]:
 
 
 def _calibrate(bench: Bench, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """The same clicks while a calibration with the default choices is fitting."""
-    work = CalibrationController(folder / "calibrations")
+    """The whole way through the wizard with its default choices, from opening it to the activated model, with
+    the same clicks beside it while it watches the clips and while it fits."""
+    window = bench.window
+    seconds: dict[str, float] = {}
+    os.environ["QMINISAM2_MODELS_DIR"] = str(folder / "models")
+    window.calibration.root = folder / "calibrations"
     stages: set[str] = set()
-    work.progressed.connect(lambda event: stages.add(event["stage"]))
-    work.begin(Recipe("bench"), [ClipRequest(path) for path in args.calibrate])
-    bench.until(lambda: "observe" in stages)
-    found = _clicks(bench, args.boxes[0])
-    work.shutdown()
-    return found
+    window.calibration.progressed.connect(lambda event: stages.add(event["stage"]))
+
+    def begun(stage: str) -> bool:
+        return stage in stages or not window.calibration.is_running
+
+    def picture(name: str) -> None:
+        if args.pictures:
+            wizard.grab().save(str(args.pictures / f"{name}.png"))
+
+    began = time.perf_counter()
+
+    def passed() -> float:
+        return round(time.perf_counter() - began, 1)
+
+    window.actions_table["model.calibrate"].trigger()
+    (wizard,) = window.findChildren(CalibrationWizard)
+    wizard.clips.add_paths([str(path) for path in args.calibrate])
+    bench.until(lambda: len(wizard.clips.requests()) > len(args.calibrate))  # the open clip is the first
+    picture("clips")
+    wizard.next.click()
+    bench.until(lambda: "GB" in wizard.quality.estimate.text())
+    seconds["estimate_shown"] = passed()
+    estimate = wizard.quality.estimate.text()
+    picture("quality")
+    wizard.next.click()
+    job = window.calibration.job
+    assert job is not None
+    clicks = {}
+    for stage in ("observe", "reconstruct"):
+        bench.until(partial(begun, stage))
+        seconds[f"{stage}_begins"] = passed()
+        clicks[stage] = _clicks(bench, args.boxes[0])
+    picture("run")
+    bench.until(lambda: not window.calibration.is_running)
+    bench.until(lambda: wizard.next.text() == tr("Use this model") or bool(wizard.message.text()))
+    seconds["report_shown"] = passed()
+    picture("report")
+    verdict, model_id = wizard.report.verdict.text(), job.recipe.name
+    wizard.next.click()
+    bench.until(
+        lambda: window.engine.model.phase is ModelPhase.READY and window.engine.model.model_id == model_id
+    )
+    seconds["activated"] = passed()
+    return {
+        "estimate": estimate,
+        "seconds_since_the_wizard_was_opened": seconds,
+        "verdict": verdict,
+        "prompt_to_mask_ms": clicks,
+    }
 
 
 def _track(bench: Bench, boxes: list[Box], seconds: float, process: psutil.Process) -> dict[str, Any]:
