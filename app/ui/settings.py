@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Setting:
             # the choices of the model grow while the program runs: any text is kept there
             known = not self.choices or value in [v for v, _ in self.choices]
             return value if isinstance(value, str) and known else self.default
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
             return self.default
         clipped = min(max(value, self.minimum), self.maximum)
         return int(clipped) if self.kind is Kind.WHOLE else float(clipped)

@@ -152,6 +152,11 @@ json_values = st.recursive(
 )
 
 
+def test_a_number_that_is_none_is_the_default():
+    numbers = [s for s in SCHEMA if s.kind not in (Kind.SWITCH, Kind.CHOICE)]
+    assert [s.check(float("nan")) for s in numbers] == [s.default for s in numbers] != []
+
+
 @given(st.sampled_from(SCHEMA), json_values)
 def test_whatever_a_file_holds_a_setting_has_a_value_of_its_kind(setting, value):
     checked = setting.check(value)
