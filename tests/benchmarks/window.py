@@ -291,7 +291,7 @@ def _calibrate(bench: Bench, folder: Path, args: argparse.Namespace) -> dict[str
 
     window.actions_table["model.calibrate"].trigger()
     (wizard,) = window.findChildren(CalibrationWizard)
-    wizard.clips.add_paths([str(path) for path in args.calibrate])
+    wizard.clips.add_paths([str(path.absolute()) for path in args.calibrate])
     bench.until(lambda: len(wizard.clips.requests()) > len(args.calibrate))  # the open clip is the first
     picture("clips")
     wizard.next.click()
