@@ -16,6 +16,7 @@ from sam2.modeling.sam2_base import SAM2Base
 
 from qcore.evaluation.memory import peak_rss_bytes
 from qcore.quant.calibration_data import CalibrationClip, with_prompts
+from qcore.quant.compensation import compensate_unit
 from qcore.quant.config import QuantConfig
 from qcore.quant.fake_quantize import QuantizerState, set_state
 from qcore.quant.folding import prepare_weights
@@ -23,7 +24,7 @@ from qcore.quant.insertion import insert
 from qcore.quant.layers import output_axis
 from qcore.quant.observers import make_observer, observe_weight
 from qcore.quant.pipeline import observe
-from qcore.quant.reconstruct import UnitData, reconstruct_unit
+from qcore.quant.reconstruct import LOSS_CALLS, UnitData, reconstruct_unit
 from qcore.quant.replay import StageReplay
 from qcore.quant.rollout import STAGES, StageCall, roll_out
 from qcore.quant.targets import make_plan
@@ -72,6 +73,7 @@ def estimate_cost(
         clock: seconds, for tests.
     """
     began = clock()
+    _warm_up()
     short = with_prompts(model, [CalibrationClip(clip.name, clip.frames[:_FRAMES], clip.box_xyxy)])
     frames = len(short[0].frames)
     ranges_s = _ranges_s(model, config, clock)
@@ -139,21 +141,48 @@ def _measure_unit(
     frame_count: int,
     clock: Callable[[], float],
 ) -> float:
-    """Seconds the unit will take: what grows with the frames, and what grows with the iterations."""
-    assert config.reconstruction is not None
+    """Seconds the unit will take: what grows with the frames, with the iterations, and what does neither."""
+    assert config.reconstruction is not None and trial.reconstruction is not None
     calls = inputs[unit.stage]
     replays = [StageReplay(model, unit.stage, calls) for model in (quantized, teacher)]
     for replay in replays:
         replay.advance(unit)  # what comes before is computed once for all units
+    frames = max(1, len(calls))
     began = clock()
     data = UnitData.of(unit, *(replay.capture(unit, 0) for replay in replays))
+    total = (clock() - began) * frame_count / frames
+    if config.reconstruction.compensate:
+        took = []
+        for count in (1, frames):
+            began = clock()
+            compensate_unit(unit, data.quantized[:count], data.original[:count], config.weights.observer)
+            took.append(clock() - began)
+        # solving for the weights does not depend on how many frames there are
+        a_frame = max(0.0, took[1] - took[0]) / max(1, frames - 1)
+        total += max(0.0, took[0] - a_frame) + frame_count * a_frame
     marks: list[float] = []
-    reconstruct_unit(unit, data, trial, 0, None, lambda iteration, loss: marks.append(clock()))
+    began = clock()
+    alone = dataclasses.replace(trial.reconstruction, compensate=False)
+    reconstruct_unit(
+        unit,
+        data,
+        dataclasses.replace(trial, reconstruction=alone),
+        0,
+        None,
+        lambda iteration, loss: marks.append(clock()),
+    )
     whole = clock() - began
     step_s = (marks[-1] - marks[0]) / (len(marks) - 1) if len(marks) > 1 else 0.0
-    rest_s = max(0.0, whole - _ITERATIONS * step_s)
-    frames = max(1, len(calls))
-    return config.reconstruction.iterations * step_s + rest_s * frame_count / frames
+    judging_s = max(0.0, whole - _ITERATIONS * step_s)
+    judged = min(frame_count, LOSS_CALLS) / frames
+    return total + config.reconstruction.iterations * step_s + judging_s * judged
+
+
+def _warm_up() -> None:
+    """What the first step of a process costs once, such as importing the optimizer's parts."""
+    value = torch.nn.Parameter(torch.zeros(1))
+    value.sum().backward()
+    torch.optim.Adam([value]).step()
 
 
 def _ranges_s(model: SAM2Base, config: QuantConfig, clock: Callable[[], float]) -> float:

@@ -37,6 +37,8 @@ from qcore.quant.units import Unit, UnitCall, compact, run, stack, widen
 
 _ROWS = 144
 """Queries of a memory attention that are answered in an iteration."""
+LOSS_CALLS = 24
+"""Recorded calls, at least, from which a rounding is judged, where there are so many."""
 
 log = logging.getLogger(__name__)
 
@@ -387,9 +389,9 @@ class _Sampler:
 
 
 @torch.no_grad()
-def _hard_loss(unit: Unit, data: UnitData, merge: MergeMemories | None, limit: int = 24) -> float:
+def _hard_loss(unit: Unit, data: UnitData, merge: MergeMemories | None) -> float:
     """L_rec over evenly spaced calls with the quantized prefix's inputs, everything as it stands."""
-    step = max(1, len(data.quantized) // limit)
+    step = max(1, len(data.quantized) // LOSS_CALLS)
     total, count = 0.0, 0
     for index in range(0, len(data.quantized), step):
         call = data.quantized[index]

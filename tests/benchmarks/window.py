@@ -282,6 +282,7 @@ def _calibrate(bench: Bench, folder: Path, args: argparse.Namespace) -> dict[str
 
     def picture(name: str) -> None:
         if args.pictures:
+            bench.rest()
             wizard.grab().save(str(args.pictures / f"{name}.png"))
 
     began = time.perf_counter()
