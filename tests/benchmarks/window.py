@@ -46,6 +46,8 @@ from qcore.tracking.session import VideoSession
 
 CLICKS = 12
 POLL_MS = 5
+PROMPT_LIMIT_S = 60
+ESTIMATE_LIMIT_S = 180
 MARK_FRAMES = 50
 """Memory is noted every so many frames."""
 MIB = 2**20
@@ -108,12 +110,12 @@ class Bench:
         """
         began = time.perf_counter()
         loop, timer = QEventLoop(), QTimer()
-        timer.timeout.connect(lambda: loop.quit() if condition() else None)
+        timer.timeout.connect(loop.quit)
         timer.start(POLL_MS)
         while not condition():
-            loop.exec()
             if time.perf_counter() - began > limit_s:
                 raise TimeoutError
+            loop.exec()
         return time.perf_counter() - began
 
     def open(self, clip: Path) -> float:
@@ -160,18 +162,15 @@ class Bench:
         canvas = self.window.canvas
         assert isinstance(canvas, WatchedCanvas)
         before, found = canvas.shown_masks(), [0.0, 0.0]
-        loop = QEventLoop()
 
         def painted() -> None:
             if not found[0] and canvas.shown_masks() != before:
                 found[:] = time.perf_counter() - began, time.process_time() - used
-                loop.quit()
 
         canvas.painted.connect(painted)
         began, used = time.perf_counter(), time.process_time()
         act()
-        if not found[0]:
-            loop.exec()
+        self.until(lambda: found[0] > 0, PROMPT_LIMIT_S)
         canvas.painted.disconnect(painted)
         self.until(lambda: not self.window.prompts.is_waiting)
         return found[0], found[1]
@@ -296,7 +295,7 @@ def _calibrate(bench: Bench, folder: Path, args: argparse.Namespace) -> dict[str
     bench.until(lambda: len(wizard.clips.requests()) > len(args.calibrate))  # the open clip is the first
     picture("clips")
     wizard.next.click()
-    bench.until(lambda: "GB" in wizard.quality.estimate.text())
+    bench.until(lambda: "GB" in wizard.quality.estimate.text(), ESTIMATE_LIMIT_S)
     seconds["estimate_shown"] = passed()
     estimate = wizard.quality.estimate.text()
     picture("quality")
