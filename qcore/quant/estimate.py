@@ -101,9 +101,9 @@ def estimate_cost(
     if config.reconstruction is not None:
         units = find_units(quantized, teacher, config.reconstruction.unit)
         order = _in_turns(units)
-        trial = dataclasses.replace(
-            config, reconstruction=dataclasses.replace(config.reconstruction, iterations=_ITERATIONS)
-        )
+        # compensated rounding is measured apart: part of it does not grow with the frames
+        few_steps = dataclasses.replace(config.reconstruction, iterations=_ITERATIONS, compensate=False)
+        trial = dataclasses.replace(config, reconstruction=few_steps)
         deadline = clock() + budget_s
         for unit in order:
             if len(times) == len({unit.stage for unit in units}) and clock() > deadline:
@@ -142,7 +142,7 @@ def _measure_unit(
     clock: Callable[[], float],
 ) -> float:
     """Seconds the unit will take: what grows with the frames, with the iterations, and what does neither."""
-    assert config.reconstruction is not None and trial.reconstruction is not None
+    assert config.reconstruction is not None
     calls = inputs[unit.stage]
     replays = [StageReplay(model, unit.stage, calls) for model in (quantized, teacher)]
     for replay in replays:
@@ -152,30 +152,29 @@ def _measure_unit(
     data = UnitData.of(unit, *(replay.capture(unit, 0) for replay in replays))
     total = (clock() - began) * frame_count / frames
     if config.reconstruction.compensate:
-        took = []
-        for count in (1, frames):
-            began = clock()
-            compensate_unit(unit, data.quantized[:count], data.original[:count], config.weights.observer)
-            took.append(clock() - began)
-        # solving for the weights does not depend on how many frames there are
-        a_frame = max(0.0, took[1] - took[0]) / max(1, frames - 1)
-        total += max(0.0, took[0] - a_frame) + frame_count * a_frame
+        total += _compensation_s(unit, data, config.weights.observer, frame_count, clock)
     marks: list[float] = []
     began = clock()
-    alone = dataclasses.replace(trial.reconstruction, compensate=False)
-    reconstruct_unit(
-        unit,
-        data,
-        dataclasses.replace(trial, reconstruction=alone),
-        0,
-        None,
-        lambda iteration, loss: marks.append(clock()),
-    )
+    reconstruct_unit(unit, data, trial, 0, None, lambda iteration, loss: marks.append(clock()))
     whole = clock() - began
     step_s = (marks[-1] - marks[0]) / (len(marks) - 1) if len(marks) > 1 else 0.0
     judging_s = max(0.0, whole - _ITERATIONS * step_s)
     judged = min(frame_count, LOSS_CALLS) / frames
     return total + config.reconstruction.iterations * step_s + judging_s * judged
+
+
+def _compensation_s(
+    unit: Unit, data: UnitData, observer: str, frame_count: int, clock: Callable[[], float]
+) -> float:
+    """Seconds of compensated rounding: gathering grows with the frames, solving for the weights does not."""
+    frames = len(data.quantized)
+    took = []
+    for count in (1, frames):
+        began = clock()
+        compensate_unit(unit, data.quantized[:count], data.original[:count], observer)
+        took.append(clock() - began)
+    frame_s = max(0.0, took[1] - took[0]) / max(1, frames - 1)
+    return max(0.0, took[0] - frame_s) + frame_count * frame_s
 
 
 def _warm_up() -> None:
