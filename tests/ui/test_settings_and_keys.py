@@ -152,7 +152,7 @@ json_values = st.recursive(
 )
 
 
-def test_a_number_that_is_none_is_the_default():
+def test_not_a_number_becomes_the_default():
     numbers = [s for s in SCHEMA if s.kind not in (Kind.SWITCH, Kind.CHOICE)]
     assert [s.check(float("nan")) for s in numbers] == [s.default for s in numbers] != []
 
