@@ -114,7 +114,8 @@ def migrate(
         connection.execute(f"PRAGMA user_version = {target}")
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # SQLite has already rolled back when, for one, the disk was full
+            connection.execute("ROLLBACK")
         raise
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

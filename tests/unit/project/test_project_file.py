@@ -361,6 +361,17 @@ def test_migrations_run_in_order_and_leave_no_half_way(closed: Path) -> None:
     connection.close()
 
 
+def test_an_error_that_ended_the_migration_itself_is_the_one_that_is_told(closed: Path) -> None:
+    def rolled_back(connection: sqlite3.Connection) -> None:
+        connection.execute("ROLLBACK")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    connection = sqlite3.connect(closed, isolation_level=None)
+    with pytest.raises(OSError, match="No space"):
+        schema.migrate(connection, 1, 2, {1: rolled_back})
+    connection.close()
+
+
 def test_every_older_version_has_a_migration() -> None:
     assert set(schema.MIGRATIONS) == set(range(1, schema.SCHEMA_VERSION))
 
