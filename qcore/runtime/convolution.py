@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Hashable
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,32 @@ def without_border(weight_oikk: Tensor, padding: int, stride: int) -> tuple[Tens
     if stride == 2 and side % 2 and padding >= 1 and weight_oikk.shape[-2] == side > 1 and has_border:
         return weight_oikk[..., 1:, 1:].contiguous(), padding - 1
     return weight_oikk, padding
+
+
+_KEPT_LAYOUTS = 2
+"""A clip has one size of input, seen by a team of threads and by single workers."""
+
+
+class Layouts:
+    """A weight in the layouts that oneDNN asked for last.
+
+    A layout suits a shape of input and a number of threads. With another number the product is still right,
+    but oneDNN may fall back to its reference code, which takes two hundred times as long.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Hashable, int], Tensor] = {}
+
+    def get(self, case: Hashable, build: Callable[[], Tensor]) -> Tensor:
+        """The weight for a kind of input on as many threads as the caller computes with."""
+        key = (case, torch.get_num_threads())
+        found = self._kept.get(key)
+        if found is None:
+            found = build()
+            # a new dict: another thread may look into the old one meanwhile
+            kept = [(k, v) for k, v in self._kept.items() if k != key]
+            self._kept = dict([*kept, (key, found)][-_KEPT_LAYOUTS:])
+        return found
 
 
 class PackedConv:
@@ -75,17 +102,16 @@ class PackedConv:
         self.groups = source.groups
         on_cpu = self.weight.device.type == "cpu" and packs(dtype)
         self.packed = on_cpu and (probe or has_packed_convolution())
-        self._packed: tuple[tuple[int, ...], Tensor] | None = None
+        self._layouts = Layouts()
 
     def _prepared(self, shape: tuple[int, ...]) -> Tensor:
-        """The weight in oneDNN's layout for inputs of this shape; the last one is kept."""
-        last = self._packed  # another thread may replace it meanwhile
-        if last is None or last[0] != shape:
-            weight = torch.ops.mkldnn._reorder_convolution_weight(
+        """The weight in oneDNN's layout for inputs of this shape."""
+        return self._layouts.get(
+            shape,
+            lambda: torch.ops.mkldnn._reorder_convolution_weight(
                 self.weight, self.padding, self.stride, self.dilation, self.groups, list(shape)
-            )
-            self._packed = last = (shape, weight)
-        return last[1]
+            ),
+        )
 
     def __call__(self, x_bchw: Tensor, residual_bchw: Tensor | None = None) -> Tensor:
         """Convolve; ``residual_bchw`` is overwritten with the sum and returned."""

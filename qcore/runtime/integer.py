@@ -10,10 +10,11 @@ is laid down twice, one beside the other.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from qcore.runtime.convolution import Layouts
 
 _PAIR_LIMIT = 32767
 _LEAST, _MOST = -256, 254
@@ -150,17 +151,15 @@ class IntegerConv:
         self.zero_point = torch.zeros(len(scale_o), dtype=torch.int64)
         self.bias = None if bias_o is None else bias_o.float()
         self._geometry = ([stride] * 2, [padding] * 2, [1, 1], groups)
-        self._packed: tuple[Any, Tensor] | None = None
+        self._layouts = Layouts()
 
     def _prepared(self, shape: tuple[int, ...], zero_point: int) -> Tensor:
-        key = (shape, zero_point)
-        last = self._packed  # another thread may replace it meanwhile
-        if last is None or last[0] != key:
-            packed = torch.ops.onednn.qconv_prepack(
+        return self._layouts.get(
+            (shape, zero_point),
+            lambda: torch.ops.onednn.qconv_prepack(
                 self.weight, self.scale, 1.0, zero_point, *self._geometry, list(shape)
-            )
-            self._packed = last = (key, packed)
-        return last[1]
+            ),
+        )
 
     def real(
         self, codes_bchw: Tensor, scale: float, zero_point: int, residual_bchw: Tensor | None = None
