@@ -141,7 +141,7 @@ def _kernels() -> dict[str, str]:
         "bfloat16 product": f"{probe.bfloat16_ms:.2f} ms",
         "8-bit integer product": integers,
         "exact in integers": "all bit widths up to 8" if probe.full_bytes else "up to 7 bits, or 8 by 6",
-        "attention products": "packed" if probe.packs_attention else "plain",
+        "attention": ", ".join(f"{kind} {probe.attention_way(kind)}" for kind in probe.attention_ms),
         "packed linear": "yes" if probe.packed_linear else "no",
         "packed convolution": "yes" if probe.packed_convolution else "no",
         "measured once, kept in": str(cache_file()),

@@ -1,14 +1,17 @@
 """Softmax attention for one head without materialising all scores, in fp32 or bf16.
 
-What makes it faster than one fused call on a CPU: keys and values are re-laid once for oneDNN's GEMM and
-used by every block of queries, a block's scores stay in cache, and values may be narrower than keys (see
-`memory_attention`). Measured on 4096 queries x 28736 keys, 256 wide, values 64 wide, 2 cores with AVX-512
-BF16: 620 ms for PyTorch's fused fp32 call with 256-wide values, 240 ms here in fp32, 141 ms in bf16.
+What can make it faster than PyTorch's fused call on a CPU: keys and values are re-laid once for oneDNN's GEMM
+and used by every block of queries, a block's scores stay in cache, and values may be narrower than keys (see
+`memory_attention`). Which way is faster depends on the processor, and `probe` measures it: for 4096 queries x
+28736 keys, 256 wide, values 64 wide, two cores with AVX-512 BF16 took 620 ms for the fused fp32 call with
+256-wide values, 240 ms for blocks in fp32 and 141 ms in bf16; two cores with AMX 478 ms for the fused fp32
+call, 137 ms for blocks in bf16 and 103 ms for the fused call in bf16.
 """
 
 from __future__ import annotations
 
 import functools
+from enum import StrEnum
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +21,17 @@ QUERY_BLOCK = 128
 """Queries handled at a time: 64 to 256 are within 8 % of each other, 512 falls out of the cache."""
 _PLAIN_BLOCK = 192
 """The same for plain products, whose scores live in one buffer."""
+
+
+class AttentionWay(StrEnum):
+    """How the CPU computes an attention."""
+
+    FUSED = "fused"
+    """PyTorch's fused call; values are widened to the keys' channels."""
+    PACKED = "packed"
+    """Blocks of queries on keys and values that were re-laid for oneDNN."""
+    PLAIN = "plain"
+    """Blocks of queries on keys and values as they lie, by BLAS in float32."""
 
 
 @functools.cache
@@ -80,7 +94,7 @@ def attend(
     scale: float | None = None,
     key_bias_bm: Tensor | None = None,
     dtype: torch.dtype | None = None,
-    packed: bool = True,
+    way: AttentionWay = AttentionWay.PACKED,
 ) -> Tensor:
     """``softmax(queries keys^T * scale + key_bias) values`` for one head.
 
@@ -91,8 +105,7 @@ def attend(
         scale: factor on the scores, 1/sqrt(c) by default.
         key_bias_bm: (batch, m) or (m,), added to every query's scores: the log-count weight of merged keys.
         dtype: arithmetic of the products and the softmax, bfloat16 or float32; the queries' by default.
-        packed: re-lay keys and values for oneDNN on the CPU; else BLAS takes them as they are, which some
-            processors do faster in float32 (see `probe`).
+        way: how the CPU computes it (see `probe`); other devices take the fused call.
 
     Returns:
         (batch, n, d) in the queries' dtype. Agrees with `scaled_dot_product_attention` to 1e-5 in float32.
@@ -101,16 +114,13 @@ def attend(
     work = dtype or queries_bnc.dtype
     if key_bias_bm is not None and key_bias_bm.dim() == 1:
         key_bias_bm = key_bias_bm.expand(queries_bnc.shape[0], -1)
-    if queries_bnc.device.type != "cpu":
-        mask = None if key_bias_bm is None else key_bias_bm[:, None, None, :].to(work)
-        q, k, v = (operand.to(work)[:, None] for operand in (queries_bnc, keys_bmc, values_bmd))
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-        return mixed[:, 0].to(queries_bnc.dtype)
+    if way is AttentionWay.FUSED or queries_bnc.device.type != "cpu":
+        return _attend_fused(queries_bnc, keys_bmc, values_bmd, scale, key_bias_bm, work)
     count = queries_bnc.shape[1]
     mixed = queries_bnc.new_empty((*queries_bnc.shape[:2], values_bmd.shape[-1]))
     for index in range(queries_bnc.shape[0]):
         bias = None if key_bias_bm is None else key_bias_bm[index].to(work)
-        if not packed and work is torch.float32:
+        if way is AttentionWay.PLAIN and work is torch.float32:
             _attend_plain(
                 queries_bnc[index].float() * scale,
                 keys_bmc[index].float(),
@@ -126,6 +136,24 @@ def attend(
             scores = keys.multiply(scaled[start : start + QUERY_BLOCK])
             mixed[index, start : start + QUERY_BLOCK] = values.multiply(torch.softmax(scores, dim=-1))
     return mixed
+
+
+def _attend_fused(
+    queries_bnc: Tensor,
+    keys_bmc: Tensor,
+    values_bmd: Tensor,
+    scale: float,
+    key_bias_bm: Tensor | None,
+    work: torch.dtype,
+) -> Tensor:
+    width, depth = queries_bnc.shape[-1], values_bmd.shape[-1]
+    mask = None if key_bias_bm is None else key_bias_bm[:, None, None, :].to(work)
+    if queries_bnc.device.type == "cpu" and depth < width:
+        # its fast path wants one width
+        values_bmd = F.pad(values_bmd, (0, width - depth))
+    q, k, v = (operand.to(work)[:, None] for operand in (queries_bnc, keys_bmc, values_bmd))
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    return mixed[:, 0, :, :depth].to(queries_bnc.dtype)
 
 
 def _attend_plain(

@@ -15,7 +15,7 @@ from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
 from torch import Tensor, nn
 
 from qcore.quant.attention import QuantizedMultiScaleAttention
-from qcore.runtime.attention import attend
+from qcore.runtime.attention import AttentionWay, attend
 from qcore.runtime.choice import Choice
 from qcore.runtime.errors import UnsupportedModuleError
 from qcore.runtime.quantized_attention import (
@@ -58,7 +58,7 @@ class _FastBlock:
     """One `MultiScaleBlock`."""
 
     def __init__(
-        self, source: MultiScaleBlock, dtype: torch.dtype, rows_hint: int, integers: Choice, packed: bool
+        self, source: MultiScaleBlock, dtype: torch.dtype, rows_hint: int, integers: Choice, way: AttentionWay
     ) -> None:
         attention, layers = source.attn, source.mlp.layers
         if len(layers) != 2:
@@ -81,7 +81,7 @@ class _FastBlock:
         self.mlp = FeedForward(kernel(layers[0], "gelu"), kernel(layers[1]))
         self.shortcut = kernel(source.proj) if source.dim != source.dim_out else None
         self.dtype = dtype if type(attention.qkv) is nn.Linear else torch.float32
-        self.product_dtype, self.packed = dtype, packed
+        self.product_dtype, self.way = dtype, way
         self.ways: ProductWays | None = None
         tokens = source.window_size**2 or rows_hint
         if self.roundings is not None and tokens > SMALL_WINDOW:
@@ -113,14 +113,17 @@ class _FastBlock:
             height, width = height // 2, width // 2
             grid = qkv[:, :, 0].reshape(count, 2 * height, 2 * width, -1)
             queries = _pool2(grid).view(count, height * width, self.heads, depth)
-            queries = queries.transpose(1, 2).reshape(count * self.heads, -1, depth)
         else:
-            queries = qkv[:, :, 0].transpose(1, 2).reshape(count * self.heads, -1, depth)
-        keys, values = (qkv[:, :, i].transpose(1, 2).reshape(count * self.heads, -1, depth) for i in (1, 2))
+            queries = qkv[:, :, 0]
+        operands = [x.transpose(1, 2) for x in (queries, qkv[:, :, 1], qkv[:, :, 2])]
+        if self.roundings is None and self.way is AttentionWay.FUSED:
+            mixed = F.scaled_dot_product_attention(operands[0], operands[1], operands[2])
+            return self.out(mixed.transpose(1, 2).reshape(count, height, width, -1))
+        queries, keys, values = (x.reshape(count * self.heads, -1, depth) for x in operands)
         if self.roundings is not None:
             mixed = self._attend_rounded(queries, keys, values, self.roundings)
         elif keys.shape[1] > SMALL_WINDOW:
-            mixed = attend(queries, keys, values, packed=self.packed)
+            mixed = attend(queries, keys, values, way=self.way)
         else:
             scores = torch.bmm(queries * depth**-0.5, keys.transpose(1, 2))
             mixed = torch.bmm(torch.softmax(scores, dim=-1), values)
@@ -141,7 +144,7 @@ class FastHiera(nn.Module):
         dtype: of the products that integers do not serve.
         rows_hint: tokens of the first stage to expect; each stage has a quarter of the one before.
         integers: whether quantized parts use integer kernels, or a contest that decides.
-        packed: whether global attention re-lays keys and values (see `attend`).
+        way: how attentions are computed that are not quantized (see `attend`).
 
     Raises:
         UnsupportedModuleError: the trunk is built differently from SAM 2's.
@@ -153,7 +156,7 @@ class FastHiera(nn.Module):
         dtype: torch.dtype = torch.float32,
         rows_hint: int = 65536,
         integers: Choice = True,
-        packed: bool = True,
+        way: AttentionWay = AttentionWay.PACKED,
     ) -> None:
         super().__init__()
         if not source.return_interm_layers:
@@ -164,7 +167,7 @@ class FastHiera(nn.Module):
         self.dtype = dtype
         self._fast = []
         for block in source.blocks:
-            self._fast.append(_FastBlock(block, dtype, rows_hint, integers, packed))
+            self._fast.append(_FastBlock(block, dtype, rows_hint, integers, way))
             rows_hint //= 4 if block.q_stride else 1
         self._positions: dict[tuple[int, int], Tensor] = {}
 

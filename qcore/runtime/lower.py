@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,7 +10,9 @@ from enum import StrEnum
 import torch
 from sam2.modeling.backbones.hieradet import Hiera
 from sam2.modeling.memory_attention import MemoryAttention
-from sam2.modeling.position_encoding import PositionEmbeddingSine
+from sam2.modeling.memory_encoder import MemoryEncoder
+from sam2.modeling.position_encoding import PositionEmbeddingRandom, PositionEmbeddingSine
+from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam2_base import SAM2Base
 from torch import nn
 
@@ -17,11 +20,15 @@ from qcore.models.embedded import EfficientNetLiteTrunk
 from qcore.quant.attention import QuantizedAttention, QuantizedProducts
 from qcore.quant.layers import QuantizedLayer
 from qcore.runtime.allocator import keep_freed_memory
+from qcore.runtime.attention import AttentionWay
+from qcore.runtime.channels_last import lower_neck
 from qcore.runtime.choice import Choice, Chooser
 from qcore.runtime.efficientnet import FastEfficientNetTrunk
 from qcore.runtime.errors import UnsupportedModuleError
 from qcore.runtime.hiera import FastHiera
+from qcore.runtime.mask_decoder import FastMaskDecoder, KeptGridPositions
 from qcore.runtime.memory_attention import FastMemoryAttention
+from qcore.runtime.memory_encoder import FastMemoryEncoder
 from qcore.runtime.positions import KeptPositions
 from qcore.runtime.probe import chooser_of_this_machine, cpu_kernels, remember
 from qcore.runtime.quantized_attention import FastQuantizedAttention
@@ -104,14 +111,18 @@ def lower(
     if choice is None:
         choice = chooser = chooser_of_this_machine() if device.type == "cpu" else None
     choice = False if choice is None else choice
-    packed = device.type != "cpu" or cpu_kernels().packs_attention
+    way = (
+        cpu_kernels().attention_way(str(dtype).removeprefix("torch."))
+        if device.type == "cpu"
+        else AttentionWay.FUSED
+    )
     quantized = {name for name, module in model.named_modules() if _is_quantized(module)}
     replaced: list[str] = []
     kept: list[str] = []
     with torch.no_grad():
         for owner, name in ((model, "memory_attention"), (model.image_encoder, "trunk")):
             try:
-                replaced += [name] if _swap(owner, name, model, dtype, choice, packed) else []
+                replaced += [name] if _swap(owner, name, model, dtype, choice, way) else []
             except UnsupportedModuleError as error:
                 kept.append(f"{name}: {error}")
         # a model that is still being calibrated keeps all its parts
@@ -119,13 +130,15 @@ def lower(
         for part in owners:
             if type(part.position_encoding) is PositionEmbeddingSine:
                 part.position_encoding = KeptPositions(part.position_encoding)
+        if owners and device.type == "cpu":
+            replaced += _swap_heads(model, dtype)
         if quantized and device.type == "cpu":
             kept += _lower_layers(model, dtype, choice)
         if chooser is not None:
             remember(chooser)
     integers = choice is True
     if isinstance(choice, Chooser):
-        integers = any(way.is_integer for way in choice.chosen.values())
+        integers = any(chosen_way.is_integer for chosen_way in choice.chosen.values())
     report = KernelReport(
         device.type, chosen, tuple(replaced), tuple(kept), bool(quantized), bool(quantized) and integers
     )
@@ -138,7 +151,7 @@ def _is_quantized(module: nn.Module) -> bool:
 
 
 def _swap(
-    owner: nn.Module, name: str, model: SAM2Base, dtype: torch.dtype, choice: Choice, packed: bool
+    owner: nn.Module, name: str, model: SAM2Base, dtype: torch.dtype, choice: Choice, way: AttentionWay
 ) -> bool:
     """Replace a trunk or memory attention; True where it runs on our kernels afterwards."""
     module = getattr(owner, name)
@@ -150,9 +163,9 @@ def _swap(
     side = model.image_size
     if type(module) is MemoryAttention:
         frames = max(1, (model.num_maskmem + 1) // 2)
-        fast: nn.Module = FastMemoryAttention(module, dtype, _tokens(model), choice, packed, frames)
+        fast: nn.Module = FastMemoryAttention(module, dtype, _tokens(model), choice, way, frames)
     elif type(module) is Hiera:
-        fast = FastHiera(module, dtype, (side // 4) ** 2, choice, packed)
+        fast = FastHiera(module, dtype, (side // 4) ** 2, choice, way)
     elif type(module) is EfficientNetLiteTrunk and is_quantized:
         fast = FastQuantizedEfficientNetTrunk(module, dtype, choice, side)
     elif type(module) is EfficientNetLiteTrunk:
@@ -161,6 +174,32 @@ def _swap(
         raise UnsupportedModuleError(f"no kernels for {type(module).__name__}")
     setattr(owner, name, fast.eval())
     return True
+
+
+def _swap_heads(model: SAM2Base, dtype: torch.dtype) -> list[str]:
+    """Replace neck, memory encoder and mask decoder where they are SAM 2's; the names of those that were.
+
+    Built otherwise they stay, at the cost of a few milliseconds, and quantized layers in them are left to
+    `_lower_layers`.
+    """
+    swapped = ["neck"] if lower_neck(model, dtype) else []
+    tokens = _tokens(model)
+    if isinstance(model.memory_encoder, FastMemoryEncoder):
+        swapped.append("memory_encoder")
+    elif type(model.memory_encoder) is MemoryEncoder:
+        with contextlib.suppress(UnsupportedModuleError):
+            model.memory_encoder = FastMemoryEncoder(model.memory_encoder, dtype, tokens).eval()
+            swapped.append("memory_encoder")
+    positions = model.sam_prompt_encoder.pe_layer
+    if type(positions) is PositionEmbeddingRandom:
+        model.sam_prompt_encoder.pe_layer = KeptGridPositions(positions)
+    if isinstance(model.sam_mask_decoder, FastMaskDecoder):
+        swapped.append("sam_mask_decoder")
+    elif type(model.sam_mask_decoder) is MaskDecoder:
+        with contextlib.suppress(UnsupportedModuleError):
+            model.sam_mask_decoder = FastMaskDecoder(model.sam_mask_decoder, dtype, tokens).eval()
+            swapped.append("sam_mask_decoder")
+    return swapped
 
 
 def _tokens(model: SAM2Base) -> int:

@@ -16,7 +16,7 @@ from sam2.modeling.sam.transformer import RoPEAttention
 from torch import Tensor, nn
 
 from qcore.quant.attention import QuantizedRoPEAttention
-from qcore.runtime.attention import attend
+from qcore.runtime.attention import AttentionWay, attend
 from qcore.runtime.choice import Choice
 from qcore.runtime.errors import UnsupportedModuleError
 from qcore.runtime.linear import PackedLinear
@@ -52,12 +52,12 @@ class _FastRotaryAttention:
         keys_hint: int,
         narrow_values: bool,
         integers: Choice,
-        packed: bool,
+        way: AttentionWay,
     ) -> None:
         if source.num_heads != 1 or source.internal_dim % 2:
             raise UnsupportedModuleError("The fast path is written for one attention head.")
         self.dtype = dtype
-        self.packed = packed
+        self.way = way
         self.compute_cis = source.compute_cis
         self.roundings = ProductRoundings.of(source) if isinstance(source, QuantizedRoPEAttention) else None
         order = _pairs_apart(source.internal_dim)
@@ -115,7 +115,7 @@ class _FastRotaryAttention:
             k = _rotate(k, cos, sin)
         v = v_bmd if self.value is None else self.value(v_bmd)
         if self.roundings is None:
-            mixed = attend(q, k, v, key_bias_bm=key_bias_m, dtype=self.dtype, packed=self.packed)
+            mixed = attend(q, k, v, key_bias_bm=key_bias_m, dtype=self.dtype, way=self.way)
             return self.output(mixed)
         return self.output(
             attend_rounded(q, k, v, self.roundings, key_bias_m=key_bias_m, dtype=self.dtype, ways=self.ways)
@@ -132,7 +132,7 @@ class _FastLayer:
         rows_hint: int,
         frames_hint: int,
         integers: Choice,
-        packed: bool,
+        way: AttentionWay,
     ) -> None:
         if source.pos_enc_at_attn or source.pos_enc_at_cross_attn_queries:
             raise UnsupportedModuleError("Position codes inside attention queries are not covered.")
@@ -140,10 +140,10 @@ class _FastLayer:
             raise UnsupportedModuleError("The feed-forward part's activation is not SAM 2's.")
         self.source = source
         self.self_attention = _FastRotaryAttention(
-            source.self_attn, dtype, rows_hint, rows_hint, False, integers, packed
+            source.self_attn, dtype, rows_hint, rows_hint, False, integers, way
         )
         self.cross_attention = _FastRotaryAttention(
-            source.cross_attn_image, dtype, rows_hint, frames_hint * rows_hint, True, integers, packed
+            source.cross_attn_image, dtype, rows_hint, frames_hint * rows_hint, True, integers, way
         )
         self.feed_forward = FeedForward(
             linear_kernel(source.linear1, dtype, rows_hint, "relu", integers=integers),
@@ -168,7 +168,7 @@ class FastMemoryAttention(nn.Module):
         dtype: of the products that integers do not serve.
         rows_hint: tokens of a frame to expect.
         integers: whether quantized parts use integer kernels, or a contest that decides.
-        packed: whether attention re-lays keys and values (see `attend`).
+        way: how attentions are computed that are not quantized (see `attend`).
         frames_hint: memory frames to expect.
 
     Raises:
@@ -181,7 +181,7 @@ class FastMemoryAttention(nn.Module):
         dtype: torch.dtype = torch.float32,
         rows_hint: int = 4096,
         integers: Choice = True,
-        packed: bool = True,
+        way: AttentionWay = AttentionWay.PACKED,
         frames_hint: int = 4,
     ) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class FastMemoryAttention(nn.Module):
         self.layers = source.layers
         self.dtype = dtype
         self._fast = [
-            _FastLayer(layer, dtype, rows_hint, frames_hint, integers, packed) for layer in source.layers
+            _FastLayer(layer, dtype, rows_hint, frames_hint, integers, way) for layer in source.layers
         ]
         self._is_quantized = any(isinstance(m, QuantizedRoPEAttention) for m in source.modules())
         self._keys_with_pos = [layer.pos_enc_at_cross_attn_keys for layer in source.layers]

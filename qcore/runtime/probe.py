@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import platformdirs
 import torch
 from torch import nn
 
-from qcore.runtime.attention import attend, has_packed_linear
+from qcore.runtime.attention import AttentionWay, attend, has_packed_linear, packs
 from qcore.runtime.choice import Chooser, fastest_ms, one_thread
 from qcore.runtime.convolution import has_packed_convolution
 from qcore.runtime.integer import IntegerMatrix, has_integer_kernels, sums_full_bytes
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 MIN_GAIN = 1.15
 """bfloat16 costs accuracy: it must beat float32 by this factor to be chosen."""
-_FORMAT = 5
+_FORMAT = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +44,13 @@ class KernelProbe:
     """8-bit integers, with rounding the input; None without such kernels."""
     full_bytes: bool = False
     """Whether products of full 8-bit operands are exact (VNNI); else up to 7 bits."""
-    packed_attention_ms: float = 0.0
-    """float32 attention with keys and values re-laid for oneDNN."""
-    plain_attention_ms: float = 0.0
-    """The same with BLAS products."""
+    attention_ms: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Every `AttentionWay` of computing an attention, by dtype."""
 
-    @property
-    def packs_attention(self) -> bool:
-        """Whether keys and values are re-laid first."""
-        return self.packed_attention_ms <= self.plain_attention_ms
+    def attention_way(self, dtype: str) -> AttentionWay:
+        """The fastest way to compute an attention in ``float32`` or ``bfloat16``."""
+        times = self.attention_ms.get(dtype, {})
+        return AttentionWay(min(times, key=times.__getitem__)) if times else AttentionWay.PACKED
 
     @property
     def integers(self) -> bool:
@@ -104,12 +102,16 @@ def measure() -> KernelProbe:
         rounding = Rounding(0.1, 31, 63)
         with one_thread():
             integer_ms = round(fastest_ms(lambda: matrix.multiply(rounding.bytes(rows), 0.1, 31)), 3)
-    attention = []
-    queries, keys, values = torch.randn(1, 256, 128), torch.randn(1, 1024, 128), torch.randn(1, 1024, 64)
-    for is_packed in (True, False):
-        with one_thread():
-            call = functools.partial(attend, queries, keys, values, packed=is_packed)
-            attention.append(round(fastest_ms(call), 3))
+    attention: dict[str, dict[str, float]] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        if packs(dtype):
+            operands = [torch.randn(1, *shape).to(dtype) for shape in ((512, 256), (2048, 256), (2048, 64))]
+            ways = [way for way in AttentionWay if way is not AttentionWay.PLAIN or dtype is torch.float32]
+            with one_thread():
+                calls = {way: functools.partial(attend, *operands, way=way) for way in ways}
+                attention[str(dtype).removeprefix("torch.")] = {
+                    str(way): round(fastest_ms(calls[way]), 3) for way in ways
+                }
     return KernelProbe(
         processor_name(),
         torch.__version__,
@@ -119,7 +121,7 @@ def measure() -> KernelProbe:
         has_packed_convolution(),
         integer_ms,
         sums_full_bytes(),
-        *attention,
+        attention,
     )
 
 

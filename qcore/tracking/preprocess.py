@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from qcore import masks
 from qcore.masks import Rle
 from qcore.tracking.errors import TrackingError
+from qcore.tracking.resize import resize_square
 from qcore.tracking.types import Prompt
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -45,12 +45,11 @@ class Frames(Protocol):
 def image_tensor(rgb_hw3: npt.NDArray[np.uint8], image_size: int, device: torch.device) -> torch.Tensor:
     """Resize a uint8 RGB frame to the model's square input and normalise it: float32 (1, 3, S, S).
 
-    Pillow's default (bicubic, antialiased) resize is upstream's choice for frame folders.
+    Bicubic and antialiased, as Pillow does by default and upstream for frame folders.
     """
-    resized_hw3 = np.array(Image.fromarray(rgb_hw3).resize((image_size, image_size)))
+    pixels_chw = resize_square(rgb_hw3, image_size).to(device).permute(2, 0, 1).contiguous()
     mean_c11 = torch.tensor(IMAGENET_MEAN, device=device)[:, None, None]
     std_c11 = torch.tensor(IMAGENET_STD, device=device)[:, None, None]
-    pixels_chw = torch.from_numpy(resized_hw3).to(device).permute(2, 0, 1).contiguous().float()
     return pixels_chw.div_(255.0).sub_(mean_c11).div_(std_c11)[None]
 
 

@@ -9,6 +9,7 @@ from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.sam.transformer import RoPEAttention
 
 from qcore.runtime import attention
+from qcore.runtime.attention import AttentionWay
 from qcore.runtime.memory_attention import FastMemoryAttention, UnsupportedModuleError
 
 
@@ -34,28 +35,30 @@ def memory_attention(grid: int, d_model: int = 64, mem_dim: int = 16, heads: int
     return MemoryAttention(d_model=d_model, pos_enc_at_input=True, layer=layer, num_layers=2).eval()
 
 
-@pytest.mark.parametrize("products", ["packed", "not packed here", "plain"])
+@pytest.mark.parametrize("products", ["packed", "not packed here", "plain", "fused"])
 @pytest.mark.parametrize("queries", [1, 130, 256])
 def test_blocked_attention_equals_pytorch_in_fp32(
     queries: int, products: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if products == "not packed here":
         monkeypatch.setattr(attention, "has_packed_linear", lambda: False)
-    packed = products != "plain"
+    way = AttentionWay(products) if products in list(AttentionWay) else AttentionWay.PACKED
     torch.manual_seed(0)
     q, k, v = torch.randn(2, queries, 32), torch.randn(2, 77, 32), torch.randn(2, 77, 8)
     bias = torch.rand(77)
-    expected = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], attn_mask=bias[None])[:, 0]
-    assert torch.allclose(attention.attend(q, k, v, key_bias_bm=bias, packed=packed), expected, atol=1e-5)
+    scores = torch.einsum("bnc,bmc->bnm", q, k) / 32**0.5
+    expected = torch.softmax(scores + bias, dim=-1) @ v
+    assert torch.allclose(attention.attend(q, k, v, key_bias_bm=bias, way=way), expected, atol=1e-5)
     plain = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
-    assert torch.allclose(attention.attend(q, k, v, packed=packed), plain, atol=1e-5)
+    assert torch.allclose(attention.attend(q, k, v, way=way), plain, atol=1e-5)
 
 
-def test_bf16_attention_stays_within_bf16_rounding() -> None:
+@pytest.mark.parametrize("way", [AttentionWay.PACKED, AttentionWay.FUSED])
+def test_bf16_attention_stays_within_bf16_rounding(way: AttentionWay) -> None:
     torch.manual_seed(0)
     q, k, v = torch.randn(1, 64, 32), torch.randn(1, 200, 32), torch.randn(1, 200, 8)
     expected = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
-    got = attention.attend(q, k, v, dtype=torch.bfloat16)
+    got = attention.attend(q, k, v, dtype=torch.bfloat16, way=way)
     assert got.dtype == torch.float32
     assert (got - expected).norm() / expected.norm() < 1e-2
 
@@ -76,8 +79,8 @@ def test_fast_memory_attention_equals_sam2(frames: int, pointers: int, batch: in
     expected = module(
         **{name: v.clone() if isinstance(v, torch.Tensor) else v for name, v in arguments.items()}
     )
-    for packed in (True, False):
-        exact = FastMemoryAttention(module, packed=packed)(**arguments)
+    for way in AttentionWay:
+        exact = FastMemoryAttention(module, way=way)(**arguments)
         assert torch.allclose(exact, expected, atol=2e-5)
     rounded = FastMemoryAttention(module, dtype=torch.bfloat16)(**arguments)
     assert rounded.dtype == torch.float32

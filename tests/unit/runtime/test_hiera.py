@@ -7,6 +7,7 @@ import torch
 from sam2.modeling.backbones.hieradet import Hiera
 
 from qcore.runtime import attention, hiera
+from qcore.runtime.attention import AttentionWay
 from qcore.runtime.errors import UnsupportedModuleError
 from qcore.runtime.hiera import FastHiera
 
@@ -29,10 +30,17 @@ def small_trunk(**changes: object) -> Hiera:
     return trunk
 
 
-@pytest.mark.parametrize(("side", "global_by_blocks", "packed"), [(256, False, True), (320, True, False)])
+@pytest.mark.parametrize(
+    ("side", "global_by_blocks", "packed", "way"),
+    [
+        (256, False, True, AttentionWay.PACKED),
+        (320, True, False, AttentionWay.PACKED),
+        (320, False, True, AttentionWay.FUSED),
+    ],
+)
 @torch.inference_mode()
 def test_every_stage_equals_upstream(
-    side: int, global_by_blocks: bool, packed: bool, monkeypatch: pytest.MonkeyPatch
+    side: int, global_by_blocks: bool, packed: bool, way: AttentionWay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if global_by_blocks:
         monkeypatch.setattr(hiera, "SMALL_WINDOW", 100)
@@ -41,11 +49,11 @@ def test_every_stage_equals_upstream(
     trunk = small_trunk()
     image = torch.randn(1, 3, side, side)
     expected = trunk(image)
-    exact = FastHiera(trunk)(image)
+    exact = FastHiera(trunk, way=way)(image)
     assert [e.shape for e in exact] == [e.shape for e in expected]
     for got, want in zip(exact, expected, strict=True):
         assert (got - want).norm() / want.norm() < 1e-5
-    for got, want in zip(FastHiera(trunk, torch.bfloat16)(image), expected, strict=True):
+    for got, want in zip(FastHiera(trunk, torch.bfloat16, way=way)(image), expected, strict=True):
         assert got.dtype == torch.float32
         assert (got - want).norm() / want.norm() < 2e-2
 

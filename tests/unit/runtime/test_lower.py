@@ -9,6 +9,7 @@ import torch
 
 from qcore.models import EmbeddedArch, build_embedded, build_official, model_spec
 from qcore.runtime import Precision, lower, probe
+from qcore.runtime.attention import AttentionWay
 from qcore.runtime.efficientnet import FastEfficientNetTrunk
 from qcore.runtime.hiera import FastHiera
 
@@ -20,7 +21,7 @@ def test_the_embedded_model_computes_the_same_after_lowering() -> None:
     image = torch.randn(1, 3, 128, 128)
     before = model.forward_image(image)["backbone_fpn"]
     report = lower(model, Precision.FP32)
-    assert report.replaced == ("memory_attention", "trunk")
+    assert report.replaced == ("memory_attention", "trunk", "neck", "memory_encoder", "sam_mask_decoder")
     assert isinstance(model.image_encoder.trunk, FastEfficientNetTrunk)
     for got, want in zip(model.forward_image(image)["backbone_fpn"], before, strict=True):
         assert torch.allclose(got, want, atol=1e-4)
@@ -45,7 +46,7 @@ def test_foreign_parts_stay_and_are_reported() -> None:
     model = build_embedded(EmbeddedArch(input_size=128))
     model.image_encoder.trunk = torch.nn.Sequential(model.image_encoder.trunk)
     report = lower(model, Precision.BF16)
-    assert report.replaced == ("memory_attention",)
+    assert report.replaced == ("memory_attention", "neck", "memory_encoder", "sam_mask_decoder")
     assert report.kept == ("trunk: no kernels for Sequential",)
     assert report.summary == "CPU bf16"
 
@@ -71,3 +72,14 @@ def test_bf16_must_win_clearly() -> None:
     fast = probe.KernelProbe(**times, packed_convolution=True, float32_ms=1.0, bfloat16_ms=0.5)
     assert slow.dtype is torch.float32
     assert fast.dtype is torch.bfloat16
+
+
+def test_the_fastest_attention_is_taken_for_each_arithmetic() -> None:
+    times = {
+        "float32": {"packed": 2.0, "plain": 1.0, "fused": 3.0},
+        "bfloat16": {"packed": 2.0, "fused": 1.0},
+    }
+    measured = probe.KernelProbe("", "", 1.0, 0.5, True, True, attention_ms=times)
+    assert measured.attention_way("float32") is AttentionWay.PLAIN
+    assert measured.attention_way("bfloat16") is AttentionWay.FUSED
+    assert probe.KernelProbe("", "", 1.0, 0.5, True, True).attention_way("float32") is AttentionWay.PACKED
