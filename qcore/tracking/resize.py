@@ -1,7 +1,9 @@
 """Pillow's bicubic resize, which upstream prepares frames with, as banded matrix products: half the time.
 
 Pillow sums in integers of 22 fractional bits and rounds between its two passes; so does this, with sums in
-float32. A sum that lies on a half may fall to the other side, by one: 1 in 5,000 values of a photograph.
+float32. A sum that lies on a half may fall to the other side, by one: 1 in 5,000 values of a photograph. Rows
+come first, as in all versions of Pillow for pictures that are wider than high; its newer ones may begin a
+portrait with the columns, which moves roundings by one too.
 """
 
 from __future__ import annotations
