@@ -290,7 +290,8 @@ class VideoSession:
                 begun = ahead.want([t for t, ids in coming if self._needs_encoding(t, ids)])
             # with nothing else to do, one object is faster on all threads than on a worker's share
             idle = len(present) == 1 and not begun
-            tracked = self._track(frame_index, present, sweep.reverse, None if idle else workers)
+            with workers.team() if idle and workers is not None else contextlib.nullcontext():
+                tracked = self._track(frame_index, present, sweep.reverse, None if idle else workers)
             for object_id in present:
                 memory = self._objects.get(object_id)
                 if memory is not None and memory.keyframes:

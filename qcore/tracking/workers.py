@@ -48,10 +48,15 @@ def team_for(positions: int, device: torch.device) -> Iterator[None]:
 
 
 class Workers:
-    """A few threads with a share of torch's threads each; a context manager that waits for them."""
+    """A few threads with a share of torch's threads each; a context manager that waits for them.
+
+    Inside the block the caller computes on a share of its own, save in `team`.
+    """
 
     def __init__(self, count: int, threads_each: int) -> None:
         self.count = count
+        self.threads_each = threads_each
+        self._threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(count, "tracking", _share_threads, (threads_each,))
 
     @classmethod
@@ -70,15 +75,26 @@ class Workers:
         """Have a call done by the next free worker, in the order of submission."""
         return self._pool.submit(call, *arguments)
 
+    @contextlib.contextmanager
+    def team(self) -> Iterator[None]:
+        """All threads for one computation of the caller's, while the workers have nothing to do."""
+        torch.set_num_threads(self._threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(self.threads_each)
+
     def __enter__(self) -> Self:
-        # a worker's share becomes the default of threads that start later: start all and restore it here
-        threads, barrier = torch.get_num_threads(), threading.Barrier(self.count)
+        # the caller gets a worker's share too: MKL has one number for all threads of the process, and with the
+        # caller's full number every worker's products would wait for a team that finds no free core
+        self._threads, barrier = torch.get_num_threads(), threading.Barrier(self.count)
         for started in [self._pool.submit(barrier.wait) for _ in range(self.count)]:
             started.result()
-        torch.set_num_threads(threads)
+        torch.set_num_threads(self.threads_each)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(self._threads)

@@ -172,7 +172,11 @@ def test_one_thread_or_an_accelerator_needs_no_workers() -> None:
         assert workers is not None
         with workers:
             assert (workers.count, workers.submit(torch.get_num_threads).result()) == expected
-            assert torch.get_num_threads() == 4
+            assert torch.get_num_threads() == expected[1]
+            with workers.team():
+                assert torch.get_num_threads() == 4
+            assert torch.get_num_threads() == expected[1]
+        assert torch.get_num_threads() == 4
 
 
 def test_small_maps_get_one_thread_large_ones_the_team_and_afterwards_all_is_as_before() -> None:
