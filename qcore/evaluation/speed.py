@@ -25,6 +25,7 @@ from qcore.evaluation.speed_subjects import Contender, Subject, build_subject
 from qcore.evaluation.upstream import UpstreamClip
 from qcore.runtime import cpu_kernels
 from qcore.runtime.probe import processor_name
+from qcore.tracking.encoder import LOOK_AHEAD_FRAMES
 from qcore.tracking.session import VideoSession
 from qcore.video import open_source
 
@@ -93,7 +94,7 @@ class SpeedPlan:
     image_size: int | None = None
     """Input side; None for each model's own."""
     frames: int = 12
-    """Frames of the propagations. A median over the frames whose memory is full is reported."""
+    """Frames of the propagations. A mean over the frames whose memory is full is reported."""
     objects: tuple[int, ...] = (1, 3, 8)
     repeats: int = 5
     """Of encoder, memory attention and clicks."""
@@ -102,21 +103,25 @@ class SpeedPlan:
     memory_objects: int = 2
 
 
-def _now() -> float:
-    """Seconds. On one thread of processor time, so that what else the machine does does not count."""
-    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+def _clock() -> Callable[[], float]:
+    """Tells seconds. On one thread of processor time, so that what else the machine does does not count.
+
+    To be asked for before the work begins: inside a propagation the number of threads is another.
+    """
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
 def interleaved_ms(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median times of several calls (see `_now`), taken in turns after one warm-up each."""
+    """Median times of several calls (see `_clock`), taken in turns after one warm-up each."""
+    now = _clock()
     for call in calls:
         call()
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
         for call, taken in zip(calls, times, strict=True):
-            started = _now()
+            started = now()
             call()
-            taken.append((_now() - started) * 1000)
+            taken.append((now() - started) * 1000)
     return [statistics.median(taken) for taken in times]
 
 
@@ -268,21 +273,24 @@ class _Pass:
     """One pass over the clip."""
 
     frame_ms: float
-    """Median over the frames whose memory is full (the last ones in a short clip)."""
+    """Mean over the frames whose memory is full (the later ones in a short clip), without the last two: while
+    they are tracked there is no frame ahead to encode."""
     total_ms: float
 
     @classmethod
     def of(cls, steps: Iterator[object], memories: int) -> _Pass:
         """Run through ``steps``, one a frame."""
         taken: list[float] = []
-        begin = before = _now()
+        clock = _clock()
+        begin = before = clock()
         for _ in steps:
-            now = _now()
+            now = clock()
             taken.append((now - before) * 1000)
             before = now
         # the first frame is prompted and given back as it is
-        steady = taken[min(memories + 1, max(1, len(taken) - 3)) :] or taken
-        return cls(statistics.median(steady), (_now() - begin) * 1000)
+        stop = max(2, len(taken) - LOOK_AHEAD_FRAMES)
+        steady = taken[min(memories + 1, max(1, stop - 3)) : stop] or taken
+        return cls(statistics.fmean(steady), (clock() - begin) * 1000)
 
 
 def _measure_tracking(
@@ -312,11 +320,12 @@ def _measure_tracking(
 def _upstream_passes(
     clip: UpstreamClip, boxes: list[tuple[float, float, float, float]], memories: int
 ) -> tuple[_Pass, _Pass]:
-    started = _now()
+    now = _clock()
+    started = now()
     state = clip.load()
     for index, box in enumerate(boxes, 1):
         clip.click(state, index, box)
-    prepared_ms = (_now() - started) * 1000
+    prepared_ms = (now() - started) * 1000
     first = _Pass.of(clip.steps(state), memories)
     return _Pass(first.frame_ms, first.total_ms + prepared_ms), _Pass.of(clip.steps(state), memories)
 
@@ -328,12 +337,13 @@ def _our_passes(
     boxes: list[tuple[float, float, float, float]],
     memories: int,
 ) -> tuple[_Pass, _Pass]:
-    started = _now()
+    now = _clock()
+    started = now()
     with open_source(video) as source:
         session = VideoSession(contender.model, source, mutual_kv=contender.mutual_kv)
         for index, box in enumerate(boxes, 1):
             session.add_box(0, index, box)
-        prepared_ms = (_now() - started) * 1000
+        prepared_ms = (now() - started) * 1000
         first = _Pass.of(_by_frame(session, frame_count), memories)
         again = _Pass.of(_by_frame(session, frame_count), memories)
     return _Pass(first.frame_ms, first.total_ms + prepared_ms), again

@@ -85,8 +85,8 @@ class Workers:
             torch.set_num_threads(self.threads_each)
 
     def __enter__(self) -> Self:
-        # the caller gets a worker's share too: MKL has one number for all threads of the process, and with the
-        # caller's full number every worker's products would wait for a team that finds no free core
+        # the caller gets a worker's share too: MKL has one number for all threads of the process, and with
+        # the caller's full number every worker's products would wait for a team that finds no free core
         self._threads, barrier = torch.get_num_threads(), threading.Barrier(self.count)
         for started in [self._pool.submit(barrier.wait) for _ in range(self.count)]:
             started.result()
