@@ -20,6 +20,7 @@ from qcore.quant.rollout import StageCall
 from qcore.quant.units import UnitCall
 from qcore.tracking.mutual_kv import (
     Grouping,
+    GroupSteps,
     Similarity,
     bisect_epsilon,
     comparison_vector,
@@ -49,7 +50,9 @@ def choose_epsilon(calls: Sequence[StageCall], config: QuantConfig) -> MutualKvH
     if not similarities:
         return MutualKvHeader(1.0, settings.log_bias)
     target = max(1.0, settings.target_groups * float(np.mean(frame_counts)))
-    epsilon = bisect_epsilon(similarities, target, Grouping.LEADER, fixed_groups=1.0)
+    epsilon = bisect_epsilon(
+        [GroupSteps.of(similarity, Grouping.LEADER) for similarity in similarities], target, fixed_groups=1.0
+    )
     return MutualKvHeader(float(epsilon), settings.log_bias)
 
 

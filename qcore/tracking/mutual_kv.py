@@ -10,6 +10,7 @@ is then unchanged). Object pointers take no part.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
@@ -206,30 +207,47 @@ def _components(is_linked: npt.NDArray[np.bool_]) -> list[list[int]]:
     return groups
 
 
-def bisect_epsilon(
-    similarities: Sequence[Similarity], target_groups: float, grouping: Grouping, fixed_groups: float = 0.0
-) -> float:
+@dataclass(frozen=True, slots=True)
+class GroupSteps:
+    """How many groups one step's frames form, for every epsilon: it changes at their similarities only."""
+
+    similarities: list[float]
+    """Distinct, ascending."""
+    counts: list[int]
+    """Groups below the first similarity, from the first on, from the second on, ..."""
+
+    @classmethod
+    def of(cls, similarity: Similarity, grouping: Grouping) -> GroupSteps:
+        """The steps of one matrix of cosines."""
+        pairs = similarity[np.triu_indices(similarity.shape[0], k=1)]
+        levels = sorted({float(value) for value in pairs if -np.inf < value < NO_MERGING})
+        counts = [len(group_frames(similarity, level, grouping)) for level in (-np.inf, *levels)]
+        return cls([*levels, NO_MERGING], [*counts, similarity.shape[0]])
+
+    def count(self, epsilon: float) -> int:
+        """Groups at this epsilon."""
+        return self.counts[bisect_right(self.similarities, epsilon)]
+
+
+def bisect_epsilon(steps: Sequence[GroupSteps], target_groups: float, fixed_groups: float = 0.0) -> float:
     """The epsilon whose mean number of groups comes closest to a target from below or at it.
 
     Args:
-        similarities: one matrix a frame, of the frames that may merge.
+        steps: one a frame, of the frames that may merge.
         target_groups: mean number of groups aimed at, frames that never merge included.
         fixed_groups: mean number of frames that never merge.
     """
+    room = (target_groups - fixed_groups) * len(steps)
     low, high = -1.0, NO_MERGING
-    if not similarities or _mean_groups(similarities, high, grouping) + fixed_groups <= target_groups:
+    if sum(step.count(high) for step in steps) <= room:
         return high
     for _ in range(24):
         middle = (low + high) / 2.0
-        if _mean_groups(similarities, middle, grouping) + fixed_groups <= target_groups:
+        if sum(step.count(middle) for step in steps) <= room:
             low = middle
         else:
             high = middle
     return low
-
-
-def _mean_groups(similarities: Sequence[Similarity], epsilon: float, grouping: Grouping) -> float:
-    return float(np.mean([len(group_frames(matrix, epsilon, grouping)) for matrix in similarities]))
 
 
 def merge_groups(

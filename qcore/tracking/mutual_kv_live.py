@@ -13,6 +13,7 @@ import torch
 from qcore.tracking.mutual_kv import (
     DEFAULT_GROUP_SHARE,
     NO_MERGING,
+    GroupSteps,
     MemoryFrame,
     MergedMemory,
     MutualKvSettings,
@@ -79,7 +80,7 @@ class MutualKv:
         self._default_target = max(1.0, DEFAULT_GROUP_SHARE * map_count)
         self._settings = settings
         self._cosines: OrderedDict[tuple[int, int], float] = OrderedDict()
-        self._history: deque[tuple[Similarity, int]] = deque(maxlen=HISTORY_FRAMES)
+        self._history: deque[tuple[GroupSteps, int]] = deque(maxlen=HISTORY_FRAMES)
         self.statistics = MutualKvStatistics()
 
     @property
@@ -91,7 +92,15 @@ class MutualKv:
     def settings(self, settings: MutualKvSettings | None) -> None:
         before = self._settings
         self._settings = settings
-        if before is None or settings is None or before.center != settings.center:
+        if (
+            before is None
+            or settings is None
+            or (before.center, before.grouping)
+            != (
+                settings.center,
+                settings.grouping,
+            )
+        ):
             self._cosines.clear()
             self._history.clear()
 
@@ -115,11 +124,11 @@ class MutualKv:
         newest_first = sorted(mergeable, key=lambda frame: (-frame.t_pos, frame.uid))
         similarity = self._similarity(newest_first, settings)
         if settings.epsilon is None:
-            self._history.append((similarity, len(fixed)))
-            matrices = [matrix for matrix, _ in self._history]
+            self._history.append((GroupSteps.of(similarity, settings.grouping), len(fixed)))
+            steps = [step for step, _ in self._history]
             mean_fixed = float(np.mean([count for _, count in self._history]))
             target = settings.target_groups or self._default_target
-            epsilon = bisect_epsilon(matrices, target, settings.grouping, mean_fixed)
+            epsilon = bisect_epsilon(steps, target, mean_fixed)
         else:
             epsilon = settings.epsilon
         self.statistics.epsilon = epsilon

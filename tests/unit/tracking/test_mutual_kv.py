@@ -15,6 +15,7 @@ from tracking_kit import Clip, EndlessSource, disc_center
 from qcore.tracking.memory_attention import attend_memory
 from qcore.tracking.mutual_kv import (
     Grouping,
+    GroupSteps,
     MemoryFrame,
     MutualKvSettings,
     SharedPosition,
@@ -121,7 +122,7 @@ def test_bisection_meets_its_target(seeds: list[int], target: float, grouping: G
     def mean_groups(epsilon: float) -> float:
         return float(np.mean([len(group_frames(m, epsilon, grouping)) for m in matrices]))
 
-    epsilon = bisect_epsilon(matrices, target, grouping, fixed_groups=1.0)
+    epsilon = bisect_epsilon([GroupSteps.of(m, grouping) for m in matrices], target, fixed_groups=1.0)
     if mean_groups(-1.0) + 1.0 <= target:
         assert mean_groups(epsilon) + 1.0 <= target
     if target >= 7.0:
@@ -129,6 +130,18 @@ def test_bisection_meets_its_target(seeds: list[int], target: float, grouping: G
     if grouping is Grouping.COMPONENTS and mean_groups(-1.0) + 1.0 <= target < 7.0:
         # links only break as epsilon rises, so the best epsilon leaves no room above it
         assert mean_groups(epsilon + 1e-5) + 1.0 > target
+
+
+@given(SEEDS, st.integers(1, 7), st.sampled_from(list(Grouping)), st.floats(-1.0, 1.2))
+def test_the_steps_of_a_matrix_tell_its_groups_at_every_epsilon(
+    seed: int, count: int, grouping: Grouping, epsilon: float
+) -> None:
+    similarity = random_similarity(seed, count)
+    if count > 2:
+        similarity[0, 2] = similarity[2, 0] = -np.inf
+    steps = GroupSteps.of(similarity, grouping)
+    for value in (epsilon, *similarity[np.isfinite(similarity)]):
+        assert steps.count(value) == len(group_frames(similarity, value, grouping))
 
 
 def test_the_schedule_falls_from_no_merging_to_its_end() -> None:
