@@ -5,6 +5,13 @@ from __future__ import annotations
 import sys
 
 from app.threads import let_threads_sleep
+from qcore.allocator import keep_freed_memory
+
+
+def _prepare_process() -> None:
+    """What has to be set before other threads and libraries begin."""
+    let_threads_sleep()
+    keep_freed_memory()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         Exit code: 0, 1 after an error (one sentence on stderr), 2 for a misused command line.
     """
-    let_threads_sleep()
+    _prepare_process()
     from app.cli.program import run
 
     return run(sys.argv[1:] if argv is None else argv)
@@ -24,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def main_gui() -> int:
     """Run the window, opening the first argument if there is one."""
-    let_threads_sleep()
+    _prepare_process()
     from app.cli.window import open_window
 
     return open_window(sys.argv[1] if len(sys.argv) > 1 else None)

@@ -16,10 +16,10 @@ from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam2_base import SAM2Base
 from torch import nn
 
+from qcore.allocator import keep_freed_memory
 from qcore.models.embedded import EfficientNetLiteTrunk
 from qcore.quant.attention import QuantizedAttention, QuantizedProducts
 from qcore.quant.layers import QuantizedLayer
-from qcore.runtime.allocator import keep_freed_memory
 from qcore.runtime.attention import AttentionWay
 from qcore.runtime.channels_last import lower_neck
 from qcore.runtime.choice import Choice, Chooser
