@@ -10,7 +10,7 @@ import platform
 log = logging.getLogger(__name__)
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
-_KEEP_BYTES = 128 << 20
+_KEEP_BYTES = 256 << 20
 
 
 @functools.cache
