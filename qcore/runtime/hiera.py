@@ -181,7 +181,8 @@ class FastHiera(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map images (batch, 3, side, side) to the features of all stages, (batch, channels, h, w) each."""
-        x_bhwc = self.source.patch_embed(x)
+        # channels together from the start: sums of differently laid maps take ten times as long
+        x_bhwc = self.source.patch_embed(x.contiguous(memory_format=torch.channels_last)).contiguous()
         x_bhwc = x_bhwc + self.position_table(x_bhwc.shape[1], x_bhwc.shape[2])
         outputs = []
         for index, block in enumerate(self._fast):
