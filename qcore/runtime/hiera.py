@@ -15,6 +15,7 @@ from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
 from torch import Tensor, nn
 
 from qcore.quant.attention import QuantizedMultiScaleAttention
+from qcore.quant.layers import QuantizedLayer
 from qcore.runtime.attention import AttentionWay, attend
 from qcore.runtime.choice import Choice
 from qcore.runtime.errors import UnsupportedModuleError
@@ -24,7 +25,8 @@ from qcore.runtime.quantized_attention import (
     attend_rounded,
     attend_small,
 )
-from qcore.runtime.quantized_layers import FeedForward, LinearKernel, linear_kernel
+from qcore.runtime.quantized_layers import FeedForward, LinearKernel, QuantizedLinear, linear_kernel
+from qcore.runtime.rounding import Rounding
 
 SMALL_WINDOW = 1024
 """Up to this many tokens, all scores of a window fit in the cache and batched products win."""
@@ -77,6 +79,7 @@ class _FastBlock:
             ProductRoundings.of(attention) if isinstance(attention, QuantizedMultiScaleAttention) else None
         )
         self.qkv = kernel(attention.qkv)
+        self.qkv_codes = self._code_kernels(attention.qkv, dtype, rows_hint)
         self.out = kernel(attention.proj)
         self.mlp = FeedForward(kernel(layers[0], "gelu"), kernel(layers[1]))
         self.shortcut = kernel(source.proj) if source.dim != source.dim_out else None
@@ -87,6 +90,20 @@ class _FastBlock:
         if self.roundings is not None and tokens > SMALL_WINDOW:
             queries, depth = tokens // 4 if self.pools else tokens, source.dim_out // self.heads
             self.ways = ProductWays.fastest(self.roundings, integers, (queries, tokens, depth, depth), dtype)
+
+    def _code_kernels(
+        self, qkv: nn.Module, dtype: torch.dtype, rows_hint: int
+    ) -> list[tuple[QuantizedLinear, Rounding]]:
+        """Kernels for queries, keys and values that give their codes at once; none where one cannot."""
+        if self.roundings is None or not isinstance(qkv, QuantizedLayer):
+            return []
+        roundings = (self.roundings.query, self.roundings.key, self.roundings.value)
+        is_integer = isinstance(self.qkv, QuantizedLinear) and self.qkv.integer is not None
+        if not is_integer or not all(rounding.is_per_tensor for rounding in roundings):
+            return []
+        thirds = torch.arange(qkv.weight.shape[0]).chunk(3)
+        kernels = [QuantizedLinear(qkv, dtype, rows_hint, order=third) for third in thirds]
+        return list(zip(kernels, roundings, strict=True))
 
     def __call__(self, x_bhwc: Tensor) -> Tensor:
         normed = self.norm1(x_bhwc).to(self.dtype)
@@ -107,15 +124,14 @@ class _FastBlock:
     def attend(self, x_whwc: Tensor) -> Tensor:
         """Multi-head attention inside every window (w, h, w, c), queries pooled at a stage's start."""
         count, height, width, _ = x_whwc.shape
-        qkv = self.qkv(x_whwc).view(count, height * width, 3, self.heads, -1)
-        depth = qkv.shape[-1]
+        queries, keys, values = self._queries_keys_values(x_whwc)
+        depth = queries.shape[-1]
         if self.pools:
+            # of codes too: rounding keeps the order
             height, width = height // 2, width // 2
-            grid = qkv[:, :, 0].reshape(count, 2 * height, 2 * width, -1)
+            grid = queries.reshape(count, 2 * height, 2 * width, -1)
             queries = _pool2(grid).view(count, height * width, self.heads, depth)
-        else:
-            queries = qkv[:, :, 0]
-        operands = [x.transpose(1, 2) for x in (queries, qkv[:, :, 1], qkv[:, :, 2])]
+        operands = [x.transpose(1, 2) for x in (queries, keys, values)]
         if self.roundings is None and self.way is AttentionWay.FUSED:
             mixed = F.scaled_dot_product_attention(operands[0], operands[1], operands[2])
             return self.out(mixed.transpose(1, 2).reshape(count, height, width, -1))
@@ -130,9 +146,22 @@ class _FastBlock:
         mixed = mixed.view(count, self.heads, height * width, depth).transpose(1, 2)
         return self.out(mixed.reshape(count, height, width, -1))
 
+    def _queries_keys_values(self, x_whwc: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(w, n, heads, depth) each: floats, or their codes where the kernels give these."""
+        count, height, width, channels = x_whwc.shape
+        if not self.qkv_codes:
+            qkv = self.qkv(x_whwc).view(count, height * width, 3, self.heads, -1)
+            return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        first = self.qkv_codes[0][0]
+        assert first.rounding is not None
+        codes = first.rounding.bytes(x_whwc.reshape(-1, channels))
+        made = [kernel.into_bytes(codes, rounding) for kernel, rounding in self.qkv_codes]
+        q, k, v = (part.view(count, height * width, self.heads, -1) for part in made)
+        return q, k, v
+
     def _attend_rounded(self, q: Tensor, k: Tensor, v: Tensor, roundings: ProductRoundings) -> Tensor:
         if k.shape[1] <= SMALL_WINDOW:
-            return attend_small(q, k, v, roundings, q.shape[-1] ** -0.5)
+            return attend_small(q, k, v, roundings, q.shape[-1] ** -0.5, self.product_dtype)
         return attend_rounded(q, k, v, roundings, dtype=self.product_dtype, ways=self.ways)
 
 

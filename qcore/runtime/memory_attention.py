@@ -21,7 +21,7 @@ from qcore.runtime.choice import Choice
 from qcore.runtime.errors import UnsupportedModuleError
 from qcore.runtime.linear import PackedLinear
 from qcore.runtime.quantized_attention import ProductRoundings, ProductWays, attend_rounded
-from qcore.runtime.quantized_layers import FeedForward, LinearKernel, linear_kernel
+from qcore.runtime.quantized_layers import FeedForward, LinearKernel, QuantizedLinear, linear_kernel
 
 
 def _pairs_apart(width: int) -> Tensor:
@@ -113,13 +113,24 @@ class _FastRotaryAttention:
             k = torch.cat([_rotate(k[:, :rotated].contiguous(), cos, sin), k[:, rotated:]], dim=1)
         else:
             k = _rotate(k, cos, sin)
-        v = v_bmd if self.value is None else self.value(v_bmd)
+        v = v_bmd if self.value is None else self._values(v_bmd)
         if self.roundings is None:
             mixed = attend(q, k, v, key_bias_bm=key_bias_m, dtype=self.dtype, way=self.way)
             return self.output(mixed)
         return self.output(
             attend_rounded(q, k, v, self.roundings, key_bias_m=key_bias_m, dtype=self.dtype, ways=self.ways)
         )
+
+    def _values(self, v_bmd: Tensor) -> Tensor:
+        """Projected values, or their codes where the kernel gives these at once."""
+        value, roundings = self.value, self.roundings
+        assert value is not None
+        if (
+            isinstance(value, QuantizedLinear) and value.integer is not None
+            and roundings is not None and roundings.value.is_per_tensor
+        ):  # fmt: skip
+            return value.into_bytes(v_bmd, roundings.value).view(*v_bmd.shape[:-1], -1)
+        return value(v_bmd)
 
 
 class _FastLayer:

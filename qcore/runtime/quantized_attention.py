@@ -20,13 +20,15 @@ from qcore.quant.affine import quant_max
 from qcore.quant.attention import QuantizedAttention, QuantizedProducts
 from qcore.quant.fake_quantize import ActivationQuantizer, QuantizerState
 from qcore.quant.softmax_quantizer import LogSoftmaxQuantizer
-from qcore.runtime.attention import QUERY_BLOCK, PackedMatrix
+from qcore.runtime.attention import PackedMatrix
 from qcore.runtime.choice import Case, Choice, Way
 from qcore.runtime.errors import UnsupportedModuleError
 from qcore.runtime.integer import IntegerMatrix, has_plain_byte_product, is_exact
 from qcore.runtime.quantized_layers import linear_kernel
 from qcore.runtime.rounding import Rounding
 
+QUERY_BLOCK = 256
+"""Queries handled at a time: more than in `attention`; small products of bytes as they lie are slow."""
 _LOG2_E = 1.0 / math.log(2.0)
 _FEW_KEYS = 16
 """Up to this many, a softmax along the queries' axis in memory is several times as fast."""
@@ -190,20 +192,32 @@ def weights_of(scores: Tensor, probs: Rounding | LogRounding) -> tuple[Tensor, T
 
 
 def attend_small(
-    q_bnc: Tensor, k_bmc: Tensor, v_bmd: Tensor, roundings: ProductRoundings, scale: float
+    q_bnc: Tensor,
+    k_bmc: Tensor,
+    v_bmd: Tensor,
+    roundings: ProductRoundings,
+    scale: float,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Attention of a batch of small windows or heads whose scores fit the cache; float32 (b, n, d)."""
-    keys = roundings.key.centred(k_bmc)
+    """Attention of a batch of small windows or heads whose scores fit the cache; float32 (b, n, d).
+
+    ``dtype`` is that of the two products.
+    """
+    keys = roundings.key.centred(k_bmc, dtype)
     queries = roundings.query.centred(q_bnc).mul_(
         scale * float(roundings.query.scale) * float(roundings.key.scale)
     )
-    values = roundings.value.real(v_bmd)
+    queries = queries.to(dtype)
+    values = roundings.value.centred(v_bmd, dtype)
     if keys.shape[-2] <= _FEW_KEYS and isinstance(roundings.probs, Rounding):
-        scores = torch.matmul(keys, queries.transpose(-2, -1))
-        weights = roundings.probs.centred(torch.softmax(scores, dim=-2)).transpose(-2, -1)
-        return torch.matmul(weights, values).mul_(float(roundings.probs.scale))
-    weights, factor = weights_of(torch.matmul(queries, keys.transpose(-2, -1)), roundings.probs)
-    return torch.matmul(weights, values).mul_(factor)
+        scores = torch.matmul(keys, queries.transpose(-2, -1)).float()
+        weights = roundings.probs.centred(torch.softmax(scores, dim=-2), dtype).transpose(-2, -1)
+        factor: Tensor | float = float(roundings.probs.scale)
+    else:
+        scores = torch.matmul(queries, keys.transpose(-2, -1)).float()
+        weights, factor = weights_of(scores, roundings.probs)
+    mixed = torch.matmul(weights.to(dtype), values).float()
+    return mixed.mul_(roundings.value.scale).mul_(factor)
 
 
 def attend_rounded(

@@ -135,7 +135,7 @@ class QuantizedLinear:
         """The result (rows, out) rounded by what comes next; integer kernels only."""
         assert self.integer is not None
         assert self.rounding is not None
-        codes = self.rounding.bytes(x.reshape(-1, x.shape[-1]))
+        codes = self.rounding.bytes(x.reshape(-1, x.shape[-1]))  # bytes stay as they are
         into = (float(rounding.scale), int(rounding.zero_point))
         out = self.integer.multiply(codes, *self._input(), self.activation, into)
         return out if rounding.largest == 255 else out.clamp_(max=rounding.largest)

@@ -17,6 +17,9 @@ from torch import Tensor
 from qcore.quant.affine import quant_max
 from qcore.quant.fake_quantize import ActivationQuantizer
 
+_LARGE = 1 << 18
+"""Elements from which a detour over bytes, in two passes, beats three passes over floats."""
+
 
 @functools.cache
 def has_fast_bytes() -> bool:
@@ -48,7 +51,10 @@ def _signed_in_one_pass(x: Tensor, scale: float, zero_point: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rounding:
-    """Eq. 1 with fixed parameters: one scale and zero point, or one per channel."""
+    """Eq. 1 with fixed parameters: one scale and zero point, or one per channel.
+
+    Its methods take floats, or what they make of them already: uint8 codes (per tensor only).
+    """
 
     scale: float | Tensor
     zero_point: int | Tensor
@@ -80,31 +86,46 @@ class Rounding:
         """x_int as uint8 in the layout of ``x``; per tensor only."""
         assert isinstance(self.scale, float)
         assert isinstance(self.zero_point, int)
+        if x.dtype is torch.uint8:
+            return x
         x = x.float()
         if x.device.type != "cpu" or not has_fast_bytes():
-            return self.centred(x).add_(self.zero_point).to(torch.uint8)
+            return self._centred_in_steps(x).add_(self.zero_point).to(torch.uint8)
         codes = _bytes_in_one_pass(x, self.scale, self.zero_point)
         return codes if self.largest == 255 else codes.clamp_(max=self.largest)
 
     def signed_bytes(self, x: Tensor) -> Tensor:
         """x_int - z as int8; only where `reach` is at most 127."""
+        if x.dtype is torch.uint8:
+            return x.sub(int(self.zero_point)).view(torch.int8)  # wraps around to what is meant
         if x.device.type != "cpu" or not has_fast_bytes():
-            return self.centred(x).to(torch.int8)
+            return self._centred_in_steps(x).to(torch.int8)
         if not isinstance(self.scale, float):
-            return _signed_in_one_pass(self.centred(x), 1.0, 0)
+            return _signed_in_one_pass(self._centred_in_steps(x), 1.0, 0)
         zero = int(self.zero_point)
         return _signed_in_one_pass(x.float(), self.scale, 0).clamp_(-zero, self.largest - zero)
 
     def shifted_bytes(self, x: Tensor, shift: int) -> Tensor:
         """x_int - shift as int8 for a shift that makes all codes fit; per tensor only."""
         assert isinstance(self.scale, float)
+        if x.dtype is torch.uint8:
+            return x.sub(shift).view(torch.int8)
         if x.device.type != "cpu" or not has_fast_bytes():
-            return self.centred(x).add_(int(self.zero_point) - shift).to(torch.int8)
+            return self._centred_in_steps(x).add_(int(self.zero_point) - shift).to(torch.int8)
         codes = _signed_in_one_pass(x.float(), self.scale, int(self.zero_point) - shift)
         return codes.clamp_(-shift, self.largest - shift)
 
-    def centred(self, x: Tensor) -> Tensor:
-        """x_int - z, a new float32 tensor."""
+    def centred(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """x_int - z, a new tensor of floats, which bfloat16 holds exactly too."""
+        if x.dtype is torch.uint8:
+            return x.to(dtype).sub_(int(self.zero_point))
+        if x.numel() >= _LARGE and self.is_per_tensor and x.device.type == "cpu" and has_fast_bytes():
+            if self.reach <= 127:
+                return self.signed_bytes(x).to(dtype)
+            return self.bytes(x).to(dtype).sub_(int(self.zero_point))
+        return self._centred_in_steps(x).to(dtype)
+
+    def _centred_in_steps(self, x: Tensor) -> Tensor:
         if isinstance(self.scale, Tensor):
             low = -torch.as_tensor(self.zero_point)
             return torch.clamp(x.float().mul(1.0 / self.scale).round_(), low, self.largest + low)
