@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from app.threads import let_threads_sleep
+from app.threads import let_threads_sleep, take_turns_often
 from qcore.allocator import keep_freed_memory
 
 
 def _prepare_process() -> None:
     """What has to be set before other threads and libraries begin."""
     let_threads_sleep()
+    take_turns_often()
     keep_freed_memory()
 
 

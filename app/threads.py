@@ -1,8 +1,9 @@
-"""How the threads of PyTorch wait for each other. Must be settled before torch is imported."""
+"""How threads wait for each other: PyTorch's, settled before torch is imported, and Python's."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import MutableMapping
 
 SPINS = "1000"
@@ -19,3 +20,14 @@ def let_threads_sleep(environment: MutableMapping[str, str] = os.environ) -> Non
     if "OMP_WAIT_POLICY" not in environment:
         environment.setdefault("GOMP_SPINCOUNT", SPINS)
         environment.setdefault("KMP_BLOCKTIME", BLOCK_MS)
+
+
+SWITCH_S = 0.0005
+"""Seconds a thread may keep the interpreter from another that asks for it. Each of a frame's hundred steps
+asks when an export or the window is busy in Python: beside such a thread, encoding a frame took 842 ms at
+Python's default of 5 ms and takes 129 ms with this; the other thread takes hardly longer."""
+
+
+def take_turns_often() -> None:
+    """Let threads of Python take turns ten times as often as by default."""
+    sys.setswitchinterval(SWITCH_S)

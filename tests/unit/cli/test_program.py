@@ -18,7 +18,7 @@ from app.cli import verbs
 from app.cli.console import Console
 from app.cli.errors import CommandError, sentence_for
 from app.project import ProjectError
-from app.threads import let_threads_sleep
+from app.threads import SWITCH_S, let_threads_sleep, take_turns_often
 from qcore.models import ModelError
 from qcore.video import VideoError
 
@@ -243,3 +243,12 @@ def test_what_the_user_says_of_waiting_threads_stands(chosen: dict[str, str], ke
     environment = dict(chosen)
     let_threads_sleep(environment)
     assert environment == kept
+
+
+def test_threads_of_python_take_turns_often() -> None:
+    before = sys.getswitchinterval()
+    try:
+        take_turns_often()
+        assert sys.getswitchinterval() == pytest.approx(SWITCH_S)
+    finally:
+        sys.setswitchinterval(before)
