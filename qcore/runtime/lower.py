@@ -183,22 +183,21 @@ def _swap_heads(model: SAM2Base, dtype: torch.dtype) -> list[str]:
     `_lower_layers`.
     """
     swapped = ["neck"] if lower_neck(model, dtype) else []
-    tokens = _tokens(model)
-    if isinstance(model.memory_encoder, FastMemoryEncoder):
-        swapped.append("memory_encoder")
-    elif type(model.memory_encoder) is MemoryEncoder:
-        with contextlib.suppress(UnsupportedModuleError):
-            model.memory_encoder = FastMemoryEncoder(model.memory_encoder, dtype, tokens).eval()
-            swapped.append("memory_encoder")
     positions = model.sam_prompt_encoder.pe_layer
     if type(positions) is PositionEmbeddingRandom:
         model.sam_prompt_encoder.pe_layer = KeptGridPositions(positions)
-    if isinstance(model.sam_mask_decoder, FastMaskDecoder):
-        swapped.append("sam_mask_decoder")
-    elif type(model.sam_mask_decoder) is MaskDecoder:
-        with contextlib.suppress(UnsupportedModuleError):
-            model.sam_mask_decoder = FastMaskDecoder(model.sam_mask_decoder, dtype, tokens).eval()
-            swapped.append("sam_mask_decoder")
+    heads: tuple[tuple[str, type, type], ...] = (
+        ("memory_encoder", MemoryEncoder, FastMemoryEncoder),
+        ("sam_mask_decoder", MaskDecoder, FastMaskDecoder),
+    )
+    for name, source, fast in heads:
+        head = getattr(model, name)
+        if type(head) is source:
+            with contextlib.suppress(UnsupportedModuleError):
+                head = fast(head, dtype, _tokens(model)).eval()
+                setattr(model, name, head)
+        if isinstance(head, fast):
+            swapped.append(name)
     return swapped
 
 
