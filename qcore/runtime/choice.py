@@ -26,7 +26,7 @@ class Way(StrEnum):
     INTEGER = "int8"
     """oneDNN's kernels on a re-laid matrix of signed bytes."""
     INTEGER_PLAIN = "int8 as it lies"
-    """The product of two byte matrices without re-laying either; for operands that are used once."""
+    """The same on a matrix that is not re-laid, for one that is used once."""
     PACKED = "float, packed"
     """oneDNN's kernels on a re-laid matrix of floats: what the quantizers give, without the scale."""
     PLAIN = "float, plain"

@@ -54,17 +54,17 @@ def sums_full_bytes() -> bool:
 
 @functools.cache
 def has_plain_byte_product() -> bool:
-    """True when torch multiplies two signed byte matrices as they lie, exactly for full operands, without
-    warning that the processor cannot."""
+    """True when full bytes may also be multiplied by a matrix that was not re-laid, exactly."""
     if not sums_full_bytes():
         return False
+    codes = torch.full((4, 64), 255, dtype=torch.uint8)
+    right_kn = torch.full((64, 16), -127, dtype=torch.int8)
     try:
-        left = torch.full((4, 64), -128, dtype=torch.int8)
-        right = torch.full((64, 16), -127, dtype=torch.int8)
-        both = torch._int_mm(left, right), torch._int_mm(left, right.t().contiguous().t())
-    except (AttributeError, RuntimeError):
+        matrices = [IntegerMatrix(m, torch.ones(16), None) for m in (right_kn.t(), right_kn.t().contiguous())]
+        products = [matrix.multiply(codes, 1.0, 3) for matrix in matrices]
+    except (AttributeError, RuntimeError, TypeError):
         return False
-    return all(torch.equal(product, torch.full((4, 16), 64 * 128 * 127).int()) for product in both)
+    return all(torch.equal(product, torch.full((4, 16), -127.0 * 64 * 252)) for product in products)
 
 
 def fits(largest_activation: int, codes: Tensor, groups: int = 1) -> bool:
@@ -90,13 +90,28 @@ def is_exact(largest_activation: int, largest_weight: int) -> bool:
 
 
 class IntegerMatrix:
-    """A signed byte matrix (n, k) re-laid once, to be multiplied from the left by unsigned bytes (m, k)."""
+    """A signed byte matrix (n, k), to be multiplied from the left by unsigned bytes (m, k).
 
-    def __init__(self, weight_nk: Tensor, scale_n: Tensor, bias_n: Tensor | None, rows_hint: int) -> None:
-        """Weights within -256 .. 254; ``scale_n`` has one element, or one a row of the matrix."""
+    Args:
+        weight_nk: within -256 .. 254.
+        scale_n: one element, or one a row of the matrix.
+        bias_n: added to the scaled sums.
+        rows_hint: rows m to expect; the matrix is re-laid for them, which takes as long as dozens of products
+            with it. None leaves it as it lies, for a matrix that soon makes room for another.
+    """
+
+    def __init__(
+        self, weight_nk: Tensor, scale_n: Tensor, bias_n: Tensor | None, rows_hint: int | None = None
+    ) -> None:
         bytes_nk = _as_bytes(weight_nk)
         self.twice = bytes_nk.shape[1] > weight_nk.shape[1]
-        self.packed = torch.ops.onednn.qlinear_prepack(bytes_nk.contiguous(), [rows_hint, bytes_nk.shape[1]])
+        if rows_hint is not None:
+            shape = [rows_hint, bytes_nk.shape[1]]
+            self.packed = torch.ops.onednn.qlinear_prepack(bytes_nk.contiguous(), shape)
+        elif bytes_nk.t().is_contiguous():
+            self.packed = bytes_nk.t().to_mkldnn()
+        else:
+            self.packed = bytes_nk.to_mkldnn().transpose(0, 1)  # oneDNN transposes bytes ten times as fast
         self.scale = scale_n.float()
         self.zero_point = torch.zeros(len(scale_n), dtype=torch.int64)
         self.bias = None if bias_n is None else bias_n.float()

@@ -28,7 +28,7 @@ from qcore.runtime.quantized_layers import linear_kernel
 from qcore.runtime.rounding import Rounding
 
 QUERY_BLOCK = 256
-"""Queries handled at a time: more than in `attention`; small products of bytes as they lie are slow."""
+"""Queries handled at a time: more than in `attention`: a product of bytes begins by copying its matrix."""
 _LOG2_E = 1.0 / math.log(2.0)
 _FEW_KEYS = 16
 """Up to this many, a softmax along the queries' axis in memory is several times as fast."""
@@ -272,13 +272,12 @@ class _Scores:
     ) -> None:
         self.query, self.way = roundings.query, way
         self.factor = scale * float(roundings.query.scale) * float(roundings.key.scale)
-        self.bias = key_bias_m
-        if way is Way.INTEGER:
-            codes_mc = roundings.key.signed_bytes(keys_mc)
-            self.integer = IntegerMatrix(codes_mc, torch.ones(1), key_bias_m, QUERY_BLOCK)
+        if way.is_integer:
+            # what a shift of the keys adds is the same for all keys of a query: softmax does not see it
+            codes_mc = roundings.key.shifted_bytes(keys_mc, _signed_shift(roundings.key))
+            rows_hint = QUERY_BLOCK if way is Way.INTEGER else None
+            self.integer = IntegerMatrix(codes_mc, torch.ones(1), key_bias_m, rows_hint)
             self.queries = roundings.query.bytes(queries_nc)
-        elif way is Way.INTEGER_PLAIN:
-            self._shift(queries_nc, keys_mc, roundings)
         else:
             kind = dtype if way is Way.PACKED else torch.float32
             bias = None if key_bias_m is None else key_bias_m.to(kind)
@@ -286,28 +285,10 @@ class _Scores:
             self.float = PackedMatrix(keys, bias, packed=way is Way.PACKED)
             self.queries = roundings.query.centred(queries_nc).mul_(self.factor).to(kind)
 
-    def _shift(self, queries_nc: Tensor, keys_mc: Tensor, roundings: ProductRoundings) -> None:
-        """Signed bytes for queries and keys.
-
-        What a shift of the keys adds is the same for all keys of a query, and softmax does not see it; what
-        a shift of the queries adds is a bias on every key.
-        """
-        query_shift, key_shift = _signed_shift(roundings.query), _signed_shift(roundings.key)
-        self.queries = roundings.query.shifted_bytes(queries_nc, query_shift)
-        codes_mc = roundings.key.shifted_bytes(keys_mc, key_shift)
-        self.codes_cm = codes_mc.t()
-        left = query_shift - int(roundings.query.zero_point)
-        if left:
-            total_m = codes_mc.sum(dim=1, dtype=torch.int32).float().mul_(left * self.factor)
-            self.bias = total_m if self.bias is None else total_m.add_(self.bias)
-
     def __call__(self, rows: slice) -> Tensor:
         block = self.queries[rows]
-        if self.way is Way.INTEGER:
+        if self.way.is_integer:
             return self.integer.multiply(block, self.factor, int(self.query.zero_point))
-        if self.way is Way.INTEGER_PLAIN:
-            scores = torch._int_mm(block, self.codes_cm).float().mul_(self.factor)
-            return scores if self.bias is None else scores.add_(self.bias)
         return self.float.multiply(block).float()
 
 
@@ -322,32 +303,20 @@ class _Mixing:
     def __init__(self, values_md: Tensor, roundings: ProductRoundings, dtype: torch.dtype, way: Way) -> None:
         self.probs, self.dtype, self.way = roundings.probs, dtype, way
         self.scale_d = torch.as_tensor(roundings.value.scale).float().reshape(-1)
-        if way is Way.INTEGER:
+        if way.is_integer:
             codes_dm = roundings.value.signed_bytes(values_md).t()
-            self.integer = IntegerMatrix(codes_dm, self.scale_d, None, QUERY_BLOCK)
-        elif way is Way.INTEGER_PLAIN:
-            assert isinstance(self.probs, Rounding)
-            self.codes_md = roundings.value.signed_bytes(values_md)
-            self.shift = _signed_shift(self.probs)
-            self.scale_d = self.scale_d * float(self.probs.scale)
-            left = self.shift - int(self.probs.zero_point)
-            total_d = self.codes_md.sum(dim=0, dtype=torch.int32).float()
-            self.bias_d = total_d.mul_(left).mul_(self.scale_d) if left else None
+            rows_hint = QUERY_BLOCK if way is Way.INTEGER else None
+            self.integer = IntegerMatrix(codes_dm, self.scale_d, None, rows_hint)
         else:
             self.dtype = dtype if way is Way.PACKED else torch.float32
             values = roundings.value.real(values_md).to(self.dtype)
             self.float = PackedMatrix(values.t(), packed=way is Way.PACKED)
 
     def __call__(self, scores: Tensor) -> Tensor:
-        if self.way is Way.INTEGER:
+        if self.way.is_integer:
             assert isinstance(self.probs, Rounding)
             codes = self.probs.bytes(torch.softmax(scores, dim=-1, out=scores))
             return self.integer.multiply(codes, float(self.probs.scale), int(self.probs.zero_point))
-        if self.way is Way.INTEGER_PLAIN:
-            assert isinstance(self.probs, Rounding)
-            codes = self.probs.shifted_bytes(torch.softmax(scores, dim=-1, out=scores), self.shift)
-            mixed = torch._int_mm(codes, self.codes_md).float().mul_(self.scale_d)
-            return mixed if self.bias_d is None else mixed.add_(self.bias_d)
         weights, factor = weights_of(scores, self.probs)
         return self.float.multiply(weights.to(self.dtype)).float().mul_(factor)
 

@@ -39,9 +39,12 @@ def test_products_within_the_limits_are_exact(
     # extremes often: sums of equal signs are what overflows
     codes = torch.randint(0, 2, (rows, inner), generator=generator) * limits[0]
     weight = torch.randint(-1, 2, (columns, inner), generator=generator) * limits[1]
-    matrix = IntegerMatrix(weight.to(torch.int8), torch.ones(columns), None, rows)
-    got = matrix.multiply(codes.to(torch.uint8), 1.0, zero)
-    assert torch.equal(got.long(), (codes - zero) @ weight.T)
+    want = (codes - zero) @ weight.T
+    bytes_nk = weight.to(torch.int8)
+    cases = [(bytes_nk, rows), (bytes_nk, None), (bytes_nk.t().contiguous().t(), None)]
+    for matrix_nk, rows_hint in cases if sums_full_bytes() else cases[:1]:
+        matrix = IntegerMatrix(matrix_nk, torch.ones(columns), None, rows_hint)
+        assert torch.equal(matrix.multiply(codes.to(torch.uint8), 1.0, zero).long(), want)
 
 
 @pytest.mark.skipif(not sums_full_bytes(), reason="full bytes are not exact on this processor")
