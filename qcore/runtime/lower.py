@@ -131,7 +131,7 @@ def lower(
             if type(part.position_encoding) is PositionEmbeddingSine:
                 part.position_encoding = KeptPositions(part.position_encoding)
         if owners and device.type == "cpu":
-            replaced += _swap_heads(model, dtype)
+            replaced += _swap_heads(model, dtype, choice)
         if quantized and device.type == "cpu":
             kept += _lower_layers(model, dtype, choice)
         if chooser is not None:
@@ -176,13 +176,15 @@ def _swap(
     return True
 
 
-def _swap_heads(model: SAM2Base, dtype: torch.dtype) -> list[str]:
+def _swap_heads(model: SAM2Base, dtype: torch.dtype, choice: Choice) -> list[str]:
     """Replace neck, memory encoder and mask decoder where they are SAM 2's; the names of those that were.
 
-    Built otherwise they stay, at the cost of a few milliseconds, and quantized layers in them are left to
+    Built otherwise they stay, at the cost of a few milliseconds. Small quantized layers in them are left to
     `_lower_layers`.
     """
-    swapped = ["neck"] if lower_neck(model, dtype) else []
+    swapped = []
+    with contextlib.suppress(UnsupportedModuleError):
+        swapped += ["neck"] if lower_neck(model, dtype, choice) else []
     positions = model.sam_prompt_encoder.pe_layer
     if type(positions) is PositionEmbeddingRandom:
         model.sam_prompt_encoder.pe_layer = KeptGridPositions(positions)
@@ -194,7 +196,7 @@ def _swap_heads(model: SAM2Base, dtype: torch.dtype) -> list[str]:
         head = getattr(model, name)
         if type(head) is source:
             with contextlib.suppress(UnsupportedModuleError):
-                head = fast(head, dtype, _tokens(model)).eval()
+                head = fast(head, dtype, _tokens(model), choice).eval()
                 setattr(model, name, head)
         if isinstance(head, fast):
             swapped.append(name)

@@ -19,7 +19,8 @@ from sam2.modeling.sam.transformer import Attention, TwoWayAttentionBlock
 from sam2.modeling.sam2_utils import MLP, LayerNorm2d
 from torch import Tensor, nn
 
-from qcore.runtime.channels_last import DoublingConv, norm_channels
+from qcore.runtime.channels_last import DoublingConv, norm_channels, plain
+from qcore.runtime.choice import Choice
 from qcore.runtime.errors import UnsupportedModuleError
 
 _MAX_SIZES = 8
@@ -109,35 +110,43 @@ class _ImageToTokens:
 class FastMaskDecoder(MaskDecoder):
     """Drop-in for `MaskDecoder` at inference, in float32 or bfloat16; choosing among masks stays upstream's.
 
-    Attentions that are quantized are called as they are.
+    Attentions and linear layers that are quantized are called as they are.
 
     Args:
         source: the module; its parts become this one's.
         dtype: of the products with the image's positions.
         rows_hint: positions of the top feature map to expect.
+        choice: of the kernels of quantized layers.
 
     Raises:
-        UnsupportedModuleError: it is built differently from SAM 2's.
+        UnsupportedModuleError: it is built differently from SAM 2's, or still being calibrated.
     """
 
-    def __init__(self, source: MaskDecoder, dtype: torch.dtype, rows_hint: int) -> None:
+    def __init__(
+        self, source: MaskDecoder, dtype: torch.dtype, rows_hint: int, choice: Choice = True
+    ) -> None:
         nn.Module.__init__(self)
         self.__dict__.update({k: v for k, v in source.__dict__.items() if not k.startswith("_")})
         self._modules.update(source._modules)
         self._dtype = dtype
         kinds = (nn.ConvTranspose2d, LayerNorm2d, nn.GELU, nn.ConvTranspose2d, nn.GELU)
-        if tuple(type(part) for part in source.output_upscaling) != kinds:
+        if tuple(type(plain(part)) for part in source.output_upscaling) != kinds:
             raise UnsupportedModuleError("The mask decoder's upscaling is not SAM 2's.")
         blocks = source.transformer.layers
         if any(type(block) is not TwoWayAttentionBlock for block in blocks):
             raise UnsupportedModuleError("The mask decoder's transformer is not SAM 2's.")
-        self._grow = [DoublingConv(source.output_upscaling[i], dtype, rows_hint * (i + 1)) for i in (0, 3)]
+        first, norm, _, second, _ = source.output_upscaling
+        self._grow = [
+            DoublingConv(first, dtype, rows_hint, choice), DoublingConv(second, dtype, 4 * rows_hint, choice)
+        ]  # fmt: skip
+        self.output_upscaling = norm
         last = source.transformer.final_attn_token_to_image
         asking = [block.cross_attn_token_to_image for block in blocks] + [last]
         self._asking = [_TokensToImage(part, dtype) if _plain(part) else None for part in asking]
         answering = [block.cross_attn_image_to_token for block in blocks]
         self._answering = [_ImageToTokens(part, dtype) if _plain(part) else None for part in answering]
-        self._hyper = _Together(list(source.output_hypernetworks_mlps))
+        networks = list(source.output_hypernetworks_mlps)
+        self._together = _Together(networks) if _Together.can_join(networks) else None
 
     def predict_masks(
         self,
@@ -210,10 +219,16 @@ class FastMaskDecoder(MaskDecoder):
         asked: Tensor = attention(q=tokens_btc, k=coded_bnc, v=keys_bnc)
         return asked
 
+    def _hyper(self, tokens_bmc: Tensor) -> Tensor:
+        if self._together is not None:
+            return self._together(tokens_bmc)
+        networks = self.output_hypernetworks_mlps
+        return torch.stack([network(tokens_bmc[:, i]) for i, network in enumerate(networks)], dim=1)
+
     def _upscale(self, x_bhwc: Tensor, high_res_features: list[Tensor] | None) -> Tensor:
         """Four times the sides, float32 (B, 4H, 4W, C)."""
         first, second = self._grow
-        norm = self.output_upscaling[1]
+        norm = self.output_upscaling
         x_bhwc = first(x_bhwc).float()
         if self.use_high_res_features and high_res_features is not None:
             x_bhwc = x_bhwc + high_res_features[1].permute(0, 2, 3, 1)
@@ -224,21 +239,23 @@ class FastMaskDecoder(MaskDecoder):
 
 
 class _Together:
-    """Equal `MLP`s, each for its own token, as one.
-
-    Raises:
-        UnsupportedModuleError: they are not alike, or quantized.
-    """
+    """Equal `MLP`s, each for its own token, as one."""
 
     def __init__(self, sources: list[MLP]) -> None:
-        if any(source.sigmoid_output or type(source.act) is not nn.ReLU for source in sources):
-            raise UnsupportedModuleError("The mask decoder's hypernetworks are not SAM 2's.")
         self._layers: list[tuple[Tensor, Tensor]] = []
         for layers in zip(*(source.layers for source in sources), strict=True):
-            if any(type(layer) is not nn.Linear for layer in layers):
-                raise UnsupportedModuleError("The mask decoder's hypernetworks are not SAM 2's.")
             weight_mio = torch.stack([layer.weight.detach().t() for layer in layers]).contiguous()
             self._layers.append((weight_mio, torch.stack([layer.bias.detach() for layer in layers])))
+
+    @classmethod
+    def can_join(cls, sources: list[MLP]) -> bool:
+        """False where they are not SAM 2's, or quantized."""
+        return all(
+            type(source.act) is nn.ReLU
+            and not source.sigmoid_output
+            and all(type(layer) is nn.Linear for layer in source.layers)
+            for source in sources
+        )
 
     def __call__(self, tokens_bmc: Tensor) -> Tensor:
         """Map (B, M, C) to (B, M, C')."""

@@ -8,6 +8,7 @@ from quantized_modules import difference, on_codes, quantized_layer
 from torch import nn
 
 from qcore.quant.fake_quantize import QuantizerState
+from qcore.runtime.channels_last import DoublingConv, PointwiseConv, as_linear
 from qcore.runtime.errors import UnsupportedModuleError
 from qcore.runtime.quantized_layers import (
     FeedForward,
@@ -121,3 +122,40 @@ def test_a_layer_that_is_still_being_calibrated_is_refused(part: str) -> None:
     getattr(layer, part).state = QuantizerState.OFF
     with pytest.raises(UnsupportedModuleError):
         linear_kernel(layer, torch.float32, 33)
+
+
+CHANNEL_LAYERS = {
+    "1x1": lambda: nn.Conv2d(12, 7, 1),
+    "1x1 without bias": lambda: nn.Conv2d(12, 7, 1, bias=False),
+    "doubling": lambda: nn.ConvTranspose2d(12, 7, 2, 2),
+}
+
+
+@pytest.mark.parametrize("integers", [True, False])
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("kind", list(CHANNEL_LAYERS))
+@torch.inference_mode()
+def test_convolutions_as_linear_layers_of_channels(
+    kind: str, bits: tuple[int, int | None], integers: bool
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 12, 6, 5)
+    layer = quantized_layer(CHANNEL_LAYERS[kind](), x, *bits)
+    x = on_codes(layer.input_quantizer, x)
+    if kind == "doubling":
+        grow = DoublingConv(layer, torch.float32, 30, integers)
+        got = grow(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    else:
+        got = PointwiseConv.of(layer, torch.float32, 30, integers)(x)
+    assert got.shape == layer(x).shape
+    assert difference(got, layer(x)) < 1e-5
+
+
+def test_only_final_layers_of_channels_with_one_scale_are_taken() -> None:
+    x = torch.randn(2, 12, 6, 5)
+    apart = quantized_layer(nn.Conv2d(12, 7, 1), x, 8, 8, axis=1)
+    open_ = quantized_layer(nn.Conv2d(12, 7, 1), x, 8, 8)
+    open_.weight_quantizer.codes = None
+    for layer in (apart, open_, quantized_layer(nn.Conv2d(12, 7, 3), x, 8, 8)):
+        with pytest.raises(UnsupportedModuleError):
+            as_linear(layer)

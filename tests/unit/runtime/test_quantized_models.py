@@ -27,8 +27,11 @@ from qcore.quant.insertion import insert
 from qcore.quant.layers import QuantizedLayer
 from qcore.quant.pipeline import freeze, observe
 from qcore.runtime import Precision, lower
+from qcore.runtime.channels_last import lower_neck
 from qcore.runtime.hiera import FastHiera
+from qcore.runtime.mask_decoder import FastMaskDecoder
 from qcore.runtime.memory_attention import FastMemoryAttention
+from qcore.runtime.memory_encoder import FastMemoryEncoder
 from qcore.runtime.quantized_attention import FastQuantizedAttention
 from qcore.runtime.quantized_efficientnet import FastQuantizedEfficientNetTrunk
 from qcore.tracking.memory_attention import attend_memory
@@ -173,6 +176,37 @@ def whole_model() -> SAM2Base:
     set_state(model, weights=QuantizerState.ON, activations=QuantizerState.ON)
     freeze(model)
     return model  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("integers", [True, False])
+@torch.inference_mode()
+def test_the_heads_of_a_whole_model(whole_model: SAM2Base, integers: bool) -> None:
+    torch.manual_seed(0)
+    image, side = torch.randn(1, 3, 64, 64), 4
+    encoder = whole_model.memory_encoder
+    arguments = (torch.randn(2, 32, side, side), torch.randn(2, 1, 64, 64) * 5)
+    fast = FastMemoryEncoder(encoder, torch.float32, side * side, integers)
+    assert not any(isinstance(part, QuantizedLayer) for part in fast.modules())
+    want, got = encoder(*arguments), fast(*arguments)
+    assert difference(got["vision_features"], want["vision_features"]) < 2e-2
+    decoder = whole_model.sam_mask_decoder
+    prompts = {
+        "image_embeddings": torch.randn(1, 32, side, side), "image_pe": torch.randn(1, 32, side, side),
+        "sparse_prompt_embeddings": torch.randn(2, 2, 32), "repeat_image": True, "multimask_output": True,
+        "dense_prompt_embeddings": torch.randn(2, 32, side, side),
+        "high_res_features": [torch.randn(1, 4, 16, 16), torch.randn(1, 8, 8, 8)],
+    }  # fmt: skip
+    grown = FastMaskDecoder(decoder, torch.float32, side * side, integers)(**prompts)
+    for ours, theirs in zip(grown, decoder(**prompts), strict=True):
+        assert difference(ours, theirs) < 2e-2
+    model = copy.deepcopy(whole_model)
+    assert lower_neck(model, torch.float32, integers)
+    levels = zip(
+        model.forward_image(image)["backbone_fpn"],
+        whole_model.forward_image(image)["backbone_fpn"],
+        strict=True,
+    )
+    assert all(difference(ours, theirs) < 1e-2 for ours, theirs in levels)
 
 
 @pytest.mark.parametrize("integers", [True, False])
