@@ -15,7 +15,7 @@ from qcore.quant.fake_quantize import WeightQuantizer
 from qcore.quant.layers import QuantizedLayer
 from qcore.runtime.choice import Choice
 from qcore.runtime.errors import UnsupportedModuleError
-from qcore.runtime.quantized_layers import FeedForward, LinearKernel, check_final, linear_kernel
+from qcore.runtime.quantized_layers import LinearKernel, check_final, feed_forward, linear_kernel
 
 
 def norm_channels(norm: LayerNorm2d, x_bhwc: Tensor) -> Tensor:
@@ -187,8 +187,8 @@ def _in_a_row(
 ) -> PointwiseConv:
     """Two 1x1 convolutions as one layer: as one product too where neither rounds."""
     if isinstance(first, QuantizedLayer) or isinstance(second, QuantizedLayer):
-        kernels = [linear_kernel(as_linear(c), dtype, rows_hint, integers=choice) for c in (first, second)]
-        return PointwiseConv(FeedForward(*kernels))
+        pair = feed_forward(as_linear(first), as_linear(second), dtype, rows_hint, integers=choice)
+        return PointwiseConv(pair)
     before, after = as_linear(first), as_linear(second)
     assert isinstance(before, nn.Linear)
     assert isinstance(after, nn.Linear)

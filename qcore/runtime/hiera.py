@@ -25,7 +25,7 @@ from qcore.runtime.quantized_attention import (
     attend_rounded,
     attend_small,
 )
-from qcore.runtime.quantized_layers import FeedForward, LinearKernel, QuantizedLinear, linear_kernel
+from qcore.runtime.quantized_layers import LinearKernel, QuantizedLinear, feed_forward, linear_kernel
 from qcore.runtime.rounding import Rounding
 
 SMALL_WINDOW = 1024
@@ -81,7 +81,7 @@ class _FastBlock:
         self.qkv = kernel(attention.qkv)
         self.qkv_codes = self._code_kernels(attention.qkv, dtype, rows_hint)
         self.out = kernel(attention.proj)
-        self.mlp = FeedForward(kernel(layers[0], "gelu"), kernel(layers[1]))
+        self.mlp = feed_forward(layers[0], layers[1], dtype, rows_hint, "gelu", integers)
         self.shortcut = kernel(source.proj) if source.dim != source.dim_out else None
         self.dtype = dtype if type(attention.qkv) is nn.Linear else torch.float32
         self.product_dtype, self.way = dtype, way

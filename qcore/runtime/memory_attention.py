@@ -21,7 +21,7 @@ from qcore.runtime.choice import Choice
 from qcore.runtime.errors import UnsupportedModuleError
 from qcore.runtime.linear import PackedLinear
 from qcore.runtime.quantized_attention import ProductRoundings, ProductWays, attend_rounded
-from qcore.runtime.quantized_layers import FeedForward, LinearKernel, QuantizedLinear, linear_kernel
+from qcore.runtime.quantized_layers import LinearKernel, QuantizedLinear, feed_forward, linear_kernel
 
 
 def _pairs_apart(width: int) -> Tensor:
@@ -156,10 +156,7 @@ class _FastLayer:
         self.cross_attention = _FastRotaryAttention(
             source.cross_attn_image, dtype, rows_hint, frames_hint * rows_hint, True, integers, way
         )
-        self.feed_forward = FeedForward(
-            linear_kernel(source.linear1, dtype, rows_hint, "relu", integers=integers),
-            linear_kernel(source.linear2, dtype, rows_hint, integers=integers),
-        )
+        self.feed_forward = feed_forward(source.linear1, source.linear2, dtype, rows_hint, "relu", integers)
 
     def __call__(
         self, x_bnc: Tensor, k_bmd: Tensor, memory_bmd: Tensor, pointers: int, key_bias_m: Tensor | None

@@ -18,7 +18,7 @@ from qcore.runtime.choice import Choice
 from qcore.runtime.convolution import PackedConv
 from qcore.runtime.errors import UnsupportedModuleError
 from qcore.runtime.linear import PackedLinear
-from qcore.runtime.quantized_layers import FeedForward, KernelLayer, LinearKernel, conv_kernel, linear_kernel
+from qcore.runtime.quantized_layers import FeedForward, KernelLayer, conv_kernel, feed_forward, linear_kernel
 
 _FEW_CHANNELS = 16
 
@@ -49,21 +49,21 @@ class _FastFuserBlock:
             raise UnsupportedModuleError("The memory encoder's fuser is not SAM 2's.")
         self.filter = _Filter(source.dwconv, dtype, math.isqrt(rows_hint), choice)
         self.norm = source.norm
-        widen = linear_kernel(source.pwconv1, dtype, rows_hint, "gelu", integers=choice)
         self.gamma = None if source.gamma is None else source.gamma.detach()
         if isinstance(source.pwconv2, QuantizedLayer):
-            narrow: LinearKernel = linear_kernel(source.pwconv2, dtype, rows_hint, integers=choice)
-        else:
-            weight, bias = source.pwconv2.weight.detach(), source.pwconv2.bias.detach()
-            if self.gamma is not None:
-                weight, bias = self.gamma[:, None] * weight, self.gamma * bias
-            narrow, self.gamma = PackedLinear(weight, bias, dtype, rows_hint), None
-        self.widen_and_narrow = FeedForward(widen, narrow)
+            self.mlp = feed_forward(source.pwconv1, source.pwconv2, dtype, rows_hint, "gelu", choice)
+            return
+        weight, bias = source.pwconv2.weight.detach(), source.pwconv2.bias.detach()
+        if self.gamma is not None:
+            weight, bias = self.gamma[:, None] * weight, self.gamma * bias
+            self.gamma = None
+        widen = linear_kernel(source.pwconv1, dtype, rows_hint, "gelu", integers=choice)
+        self.mlp = FeedForward(widen, PackedLinear(weight, bias, dtype, rows_hint))
 
     def __call__(self, x_bhwc: Tensor) -> Tensor:
         filtered = self.filter(x_bhwc.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         normed = norm_channels(self.norm, filtered.to(x_bhwc.dtype))
-        change = self.widen_and_narrow(normed)
+        change = self.mlp(normed)
         return x_bhwc + (change if self.gamma is None else change * self.gamma)
 
 

@@ -203,20 +203,19 @@ def attend_small(
 
     ``dtype`` is that of the two products.
     """
-    keys = roundings.key.centred(k_bmc, dtype)
-    queries = roundings.query.centred(q_bnc).mul_(
-        scale * float(roundings.query.scale) * float(roundings.key.scale)
-    )
-    queries = queries.to(dtype)
+    queries, keys = roundings.query.centred(q_bnc, dtype), roundings.key.centred(k_bmc, dtype)
     values = roundings.value.centred(v_bmd, dtype)
+    scale *= float(roundings.query.scale) * float(roundings.key.scale)
     if keys.shape[-2] <= _FEW_KEYS and isinstance(roundings.probs, Rounding):
-        scores = torch.matmul(keys, queries.transpose(-2, -1)).float()
+        scores = torch.matmul(keys, queries.transpose(-2, -1)).float().mul_(scale)
         weights = roundings.probs.centred(torch.softmax(scores, dim=-2), dtype).transpose(-2, -1)
         factor: Tensor | float = float(roundings.probs.scale)
     else:
-        scores = torch.matmul(queries, keys.transpose(-2, -1)).float()
+        scores = torch.matmul(queries, keys.transpose(-2, -1)).float().mul_(scale)
         weights, factor = weights_of(scores, roundings.probs)
     mixed = torch.matmul(weights.to(dtype), values).float()
+    if isinstance(roundings.value.scale, float) and isinstance(factor, float):
+        return mixed.mul_(roundings.value.scale * factor)
     return mixed.mul_(roundings.value.scale).mul_(factor)
 
 

@@ -216,6 +216,48 @@ def linear_kernel(
     return kernel
 
 
+def feed_forward(
+    first: nn.Module,
+    second: nn.Module,
+    dtype: torch.dtype,
+    rows_hint: int,
+    activation: str = "none",
+    integers: Choice = True,
+) -> FeedForward:
+    """The kernels of ``second(activation(first(x)))``; see `linear_kernel`.
+
+    Where both can run on integers they are measured as a pair: nothing is rounded between them then.
+
+    Raises:
+        UnsupportedModuleError: one is no linear layer, or still being calibrated.
+    """
+
+    def made(choice: Choice) -> FeedForward:
+        return FeedForward(
+            linear_kernel(first, dtype, rows_hint, activation, integers=choice),
+            linear_kernel(second, dtype, rows_hint, integers=choice),
+        )
+
+    if isinstance(integers, bool):
+        return made(integers)
+    sizes = [min(rows_hint, MEASURED_ROWS)]
+    for layer in (first, second):
+        if not isinstance(layer, QuantizedLayer) or type(layer.layer) is not nn.Linear:
+            return made(integers)
+        check_final(layer)
+        if not runs_on_integers(layer, True):
+            return made(integers)
+        sizes += [layer.layer.in_features, layer.layer.out_features]
+    detail = [str(dtype).removeprefix("torch."), "rounded"] + ([] if activation == "none" else [activation])
+    case = Case("feed forward", (*sizes[:3], sizes[-1]), ", ".join(detail))
+    ways: dict[Way, Callable[[], FeedForward]] = {
+        Way.INTEGER: partial(made, True),
+        Way.PACKED: partial(made, False),
+    }
+    pair: FeedForward = integers.build(case, ways, lambda: torch.randn(sizes[0], sizes[1]))
+    return pair
+
+
 class QuantizedConv:
     """A `QuantizedLayer` around ``nn.Conv2d`` as a kernel; gives channels-last float32 maps.
 

@@ -118,6 +118,8 @@ class Rounding:
     def centred(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """x_int - z, a new tensor of floats, which bfloat16 holds exactly too."""
         if x.dtype is torch.uint8:
+            if self.reach <= 127:
+                return self.signed_bytes(x).to(dtype)
             return x.to(dtype).sub_(int(self.zero_point))
         if x.numel() >= _LARGE and self.is_per_tensor and x.device.type == "cpu" and has_fast_bytes():
             if self.reach <= 127:
