@@ -93,23 +93,23 @@ class ProductRoundings:
 
     def score_ways(self) -> tuple[Way, ...]:
         """How the scores can be computed exactly here."""
-        ways = [Way.PACKED, Way.PLAIN]
-        if self.query.is_per_tensor and self.key.is_per_tensor:
-            if is_exact(self.query.largest, self.key.reach):
-                ways.insert(0, Way.INTEGER)
-            if has_plain_byte_product():
-                ways.append(Way.INTEGER_PLAIN)
-        return tuple(ways)
+        is_byte = self.query.is_per_tensor and self.key.is_per_tensor
+        integer = () if not is_byte else _integer_ways(is_exact(self.query.largest, self.key.reach), True)
+        return (*integer, Way.PACKED, Way.PLAIN)
 
     def mixing_ways(self) -> tuple[Way, ...]:
         """How the weighted sum of values can be."""
-        ways = [Way.PACKED, Way.PLAIN]
-        if isinstance(self.probs, Rounding) and self.probs.is_per_tensor:
-            if is_exact(self.probs.largest, self.value.reach):
-                ways.insert(0, Way.INTEGER)
-            if self.value.reach <= 127 and has_plain_byte_product():
-                ways.append(Way.INTEGER_PLAIN)
-        return tuple(ways)
+        if not isinstance(self.probs, Rounding) or not self.probs.is_per_tensor:
+            return (Way.PACKED, Way.PLAIN)
+        exact = is_exact(self.probs.largest, self.value.reach)
+        return (*_integer_ways(exact, self.value.reach <= 127), Way.PACKED, Way.PLAIN)
+
+
+def _integer_ways(is_exact_here: bool, fits_a_byte: bool) -> tuple[Way, ...]:
+    """Keys and values serve once, so re-laying them does not pay where it need not be."""
+    if fits_a_byte and has_plain_byte_product():
+        return (Way.INTEGER_PLAIN,)
+    return (Way.INTEGER,) if is_exact_here else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +121,12 @@ class ProductWays:
 
     @classmethod
     def of(cls, roundings: ProductRoundings, integers: bool) -> ProductWays:
-        """Integers on re-laid operands wherever they are exact, or never."""
-        scores, mixing = roundings.score_ways(), roundings.mixing_ways()
-        return cls(*(Way.INTEGER if integers and Way.INTEGER in w else Way.PACKED for w in (scores, mixing)))
+        """Integers wherever they are exact, or never."""
+
+        def chosen(able: tuple[Way, ...]) -> Way:
+            return able[0] if integers else Way.PACKED
+
+        return cls(chosen(roundings.score_ways()), chosen(roundings.mixing_ways()))
 
     @classmethod
     def fastest(
