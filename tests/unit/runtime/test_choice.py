@@ -107,6 +107,14 @@ def test_a_way_that_was_not_measured_is_measured_with_its_rivals() -> None:
     assert chooser.known["scores 8x8"] == {"float, packed": 0.1, "float, plain": 1.0}
 
 
+def test_a_close_race_is_run_again() -> None:
+    slow_at_first = {Way.PACKED: [1.5, 0.5, 0.6], Way.PLAIN: [1.0, 1.0, 1.0], Way.INTEGER: [9.0]}
+    chooser = Chooser(timer=lambda _case, way, _call: slow_at_first[way].pop(0))
+    calls = {way: lambda: lambda: None for way in slow_at_first}
+    assert chooser.fastest(Case("scores", (8, 8)), calls) is Way.PACKED
+    assert chooser.known["scores 8x8"] == {"float, packed": 0.5, "float, plain": 1.0, "int8": 9.0}
+
+
 def test_real_work_is_timed() -> None:
     times = {
         Way.PACKED: lambda: lambda: torch.randn(200, 200).mm(torch.randn(200, 200)),
