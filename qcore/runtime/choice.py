@@ -135,7 +135,7 @@ class Chooser:
         self.chosen[case.name] = way
         return way
 
-    def _race(self, case: Case, calls: Mapping[Way, Callable[[], object]]) -> dict[Way, float]:
+    def _race(self, case: Case, calls: Mapping[Way, Callable[[], object]]) -> dict[str, float]:
         """Best milliseconds of every way; those near the first run again, when the machine may have slowed
         down or recovered."""
         times = {way: self._timer(case.name, way, call) for way, call in calls.items()}
@@ -145,7 +145,7 @@ class Chooser:
                 break
             for way in near:
                 times[way] = min(times[way], self._timer(case.name, way, calls[way]))
-        return {way: round(ms, 4) for way, ms in times.items()}
+        return {str(way): round(ms, 4) for way, ms in times.items()}
 
     def build(
         self, case: Case, builders: Mapping[Way, Callable[[], Any]], inputs: Callable[[], torch.Tensor]
