@@ -9,6 +9,8 @@ use.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from qcore.quant.attention import QuantizedMultiScaleAttention
 from qcore.quant.layers import QuantizedLayer
 from qcore.runtime.attention import AttentionWay, attend
-from qcore.runtime.choice import Choice
+from qcore.runtime.choice import Case, Choice, Way
 from qcore.runtime.errors import UnsupportedModuleError
 from qcore.runtime.quantized_attention import (
     ProductRoundings,
@@ -25,7 +27,15 @@ from qcore.runtime.quantized_attention import (
     attend_rounded,
     attend_small,
 )
-from qcore.runtime.quantized_layers import LinearKernel, QuantizedLinear, feed_forward, linear_kernel
+from qcore.runtime.quantized_layers import (
+    MEASURED_ROWS,
+    LinearKernel,
+    QuantizedLinear,
+    check_final,
+    feed_forward,
+    linear_kernel,
+    runs_on_integers,
+)
 from qcore.runtime.rounding import Rounding
 
 SMALL_WINDOW = 1024
@@ -56,6 +66,70 @@ def _join_windows(windows: Tensor, side: int, padded: tuple[int, int], size: tup
     return joined[:, : size[0], : size[1]]
 
 
+class _FloatOperands:
+    """Queries, keys and values from one linear layer; as codes where roundings are given."""
+
+    def __init__(self, kernel: LinearKernel, roundings: Sequence[Rounding] = ()) -> None:
+        self.kernel, self.roundings = kernel, roundings
+
+    def __call__(self, x_nc: Tensor) -> Sequence[Tensor]:
+        """(n, channels) three times."""
+        parts = self.kernel(x_nc).chunk(3, dim=-1)
+        if not self.roundings:
+            return parts
+        return [rounding.bytes(part) for rounding, part in zip(self.roundings, parts, strict=True)]
+
+
+class _IntegerOperands:
+    """The codes of queries, keys and values, straight from integer kernels."""
+
+    def __init__(self, kernels: Sequence[QuantizedLinear], roundings: Sequence[Rounding]) -> None:
+        self.kernels, self.roundings = kernels, roundings
+
+    def __call__(self, x_nc: Tensor) -> Sequence[Tensor]:
+        """uint8 (n, channels) three times."""
+        entering = self.kernels[0].rounding
+        assert entering is not None
+        codes_nc = entering.bytes(x_nc)
+        return [k.into_bytes(codes_nc, r) for k, r in zip(self.kernels, self.roundings, strict=True)]
+
+
+def _operands(
+    qkv: nn.Module,
+    roundings: ProductRoundings | None,
+    dtype: torch.dtype,
+    rows_hint: int,
+    integers: Choice,
+) -> Callable[[Tensor], Sequence[Tensor]]:
+    """Kernels of the linear layer in front of an attention, with its rounding in the race."""
+    three = () if roundings is None else (roundings.query, roundings.key, roundings.value)
+    can_round = bool(three) and all(rounding.is_per_tensor for rounding in three)
+    if not can_round or not isinstance(qkv, QuantizedLayer) or type(qkv.layer) is not nn.Linear:
+        return _FloatOperands(linear_kernel(qkv, dtype, rows_hint, integers=integers))
+
+    def by_integers() -> _IntegerOperands:
+        thirds = torch.arange(qkv.weight.shape[0]).chunk(3)
+        return _IntegerOperands(
+            [QuantizedLinear(qkv, dtype, rows_hint, order=third) for third in thirds], three
+        )
+
+    def by_floats() -> _FloatOperands:
+        return _FloatOperands(linear_kernel(qkv, dtype, rows_hint, integers=False), three)
+
+    check_final(qkv)
+    able = runs_on_integers(qkv, True)
+    if isinstance(integers, bool) or not able:
+        return by_integers() if able and integers is True else by_floats()
+    rows, (width, wide) = min(rows_hint, MEASURED_ROWS), (qkv.layer.in_features, qkv.layer.out_features)
+    case = Case("attention's codes", (rows, width, wide), str(dtype).removeprefix("torch."))
+    ways: dict[Way, Callable[[], _IntegerOperands | _FloatOperands]] = {
+        Way.INTEGER: by_integers,
+        Way.PACKED: by_floats,
+    }
+    fastest: _IntegerOperands | _FloatOperands = integers.build(case, ways, lambda: torch.randn(rows, width))
+    return fastest
+
+
 class _FastBlock:
     """One `MultiScaleBlock`."""
 
@@ -78,8 +152,7 @@ class _FastBlock:
         self.roundings = (
             ProductRoundings.of(attention) if isinstance(attention, QuantizedMultiScaleAttention) else None
         )
-        self.qkv = kernel(attention.qkv)
-        self.qkv_codes = self._code_kernels(attention.qkv, dtype, rows_hint)
+        self.operands = _operands(attention.qkv, self.roundings, dtype, rows_hint, integers)
         self.out = kernel(attention.proj)
         self.mlp = feed_forward(layers[0], layers[1], dtype, rows_hint, "gelu", integers)
         self.shortcut = kernel(source.proj) if source.dim != source.dim_out else None
@@ -90,20 +163,6 @@ class _FastBlock:
         if self.roundings is not None and tokens > SMALL_WINDOW:
             queries, depth = tokens // 4 if self.pools else tokens, source.dim_out // self.heads
             self.ways = ProductWays.fastest(self.roundings, integers, (queries, tokens, depth, depth), dtype)
-
-    def _code_kernels(
-        self, qkv: nn.Module, dtype: torch.dtype, rows_hint: int
-    ) -> list[tuple[QuantizedLinear, Rounding]]:
-        """Kernels for queries, keys and values that give their codes at once; none where one cannot."""
-        if self.roundings is None or not isinstance(qkv, QuantizedLayer):
-            return []
-        roundings = (self.roundings.query, self.roundings.key, self.roundings.value)
-        is_integer = isinstance(self.qkv, QuantizedLinear) and self.qkv.integer is not None
-        if not is_integer or not all(rounding.is_per_tensor for rounding in roundings):
-            return []
-        thirds = torch.arange(qkv.weight.shape[0]).chunk(3)
-        kernels = [QuantizedLinear(qkv, dtype, rows_hint, order=third) for third in thirds]
-        return list(zip(kernels, roundings, strict=True))
 
     def __call__(self, x_bhwc: Tensor) -> Tensor:
         normed = self.norm1(x_bhwc).to(self.dtype)
@@ -124,7 +183,9 @@ class _FastBlock:
     def attend(self, x_whwc: Tensor) -> Tensor:
         """Multi-head attention inside every window (w, h, w, c), queries pooled at a stage's start."""
         count, height, width, _ = x_whwc.shape
-        queries, keys, values = self._queries_keys_values(x_whwc)
+        made = self.operands(x_whwc.reshape(count * height * width, -1))
+        queries, keys, values = (part.unflatten(-1, (self.heads, -1)) for part in made)
+        queries, keys, values = (x.unflatten(0, (count, -1)) for x in (queries, keys, values))
         depth = queries.shape[-1]
         if self.pools:
             # of codes too: rounding keeps the order
@@ -145,19 +206,6 @@ class _FastBlock:
             mixed = torch.bmm(torch.softmax(scores, dim=-1), values)
         mixed = mixed.view(count, self.heads, height * width, depth).transpose(1, 2)
         return self.out(mixed.reshape(count, height, width, -1))
-
-    def _queries_keys_values(self, x_whwc: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(w, n, heads, depth) each: floats, or their codes where the kernels give these."""
-        count, height, width, channels = x_whwc.shape
-        if not self.qkv_codes:
-            qkv = self.qkv(x_whwc).view(count, height * width, 3, self.heads, -1)
-            return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        first = self.qkv_codes[0][0]
-        assert first.rounding is not None
-        codes = first.rounding.bytes(x_whwc.reshape(-1, channels))
-        made = [kernel.into_bytes(codes, rounding) for kernel, rounding in self.qkv_codes]
-        q, k, v = (part.view(count, height * width, self.heads, -1) for part in made)
-        return q, k, v
 
     def _attend_rounded(self, q: Tensor, k: Tensor, v: Tensor, roundings: ProductRoundings) -> Tensor:
         if k.shape[1] <= SMALL_WINDOW:
