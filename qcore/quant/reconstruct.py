@@ -5,7 +5,8 @@
 
 The input mixes the quantized prefix's and the original's (QDrop); the target is the original on its own
 input. After fitting, roundings are decided and the result is compared with the rounding it started from,
-nearest or compensated: the better one stays.
+nearest or compensated: the better one stays. Every fourth clip is not fitted but judges (ours): a fit to the
+other clips that does not carry over to these is worth nothing on a user's next video.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ _ROWS = 144
 """Queries of a memory attention that are answered in an iteration."""
 LOSS_CALLS = 24
 """Recorded calls, at least, from which a rounding is judged, where there are so many."""
+_JUDGING = 4
+"""One clip of so many is not fitted and judges; with fewer clips all of them do both."""
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +83,17 @@ class UnitData:
             original,
             [tuple(compact(out) for out in run(unit.teacher, call)) for call in original],
         )
+
+    def split(self) -> tuple[UnitData, UnitData]:
+        """What is fitted, and what judges."""
+        clips = sorted({call.clip for call in self.quantized})
+        judging = set(clips[_JUDGING - 1 :: _JUDGING])
+        return (self._where(set(clips) - judging), self._where(judging)) if judging else (self, self)
+
+    def _where(self, clips: set[int]) -> UnitData:
+        chosen = [index for index, call in enumerate(self.quantized) if call.clip in clips]
+        parts = (self.quantized, self.original, self.targets)
+        return UnitData(*([part[index] for index in chosen] for part in parts))  # type: ignore[arg-type]
 
 
 class _Learned:
@@ -137,8 +151,9 @@ def reconstruct_unit(
     settings = config.reconstruction
     assert settings is not None
     generator = torch.Generator().manual_seed(seed)
-    nearest = _hard_loss(unit, data, merge)
-    start, kept = _start(unit, data, config, merge, nearest)
+    data, judging = data.split()
+    nearest = _hard_loss(unit, judging, merge)
+    start, kept = _start(unit, data, judging, config, merge, nearest)
     before = _saved_steps(unit)
     start_biases = {name: layer.bias.clone() for name, layer in unit.layers() if layer.bias is not None}
     if settings.phases == "joint":
@@ -158,10 +173,10 @@ def reconstruct_unit(
             set_state(unit.module, activations=QuantizerState.ON)
         learned.release()
         if weights:
-            soft = _hard_loss(unit, data, merge)
+            soft = _hard_loss(unit, judging, merge)
             undecided = max((r.undecided() for r in learned.roundings), default=0.0)
             _decide(unit)
-    final = _hard_loss(unit, data, merge)
+    final = _hard_loss(unit, judging, merge)
     if final < start:
         kept = "learned"
     else:
@@ -175,7 +190,12 @@ def reconstruct_unit(
 
 @torch.no_grad()
 def _start(
-    unit: Unit, data: UnitData, config: QuantConfig, merge: MergeMemories | None, nearest: float
+    unit: Unit,
+    data: UnitData,
+    judging: UnitData,
+    config: QuantConfig,
+    merge: MergeMemories | None,
+    nearest: float,
 ) -> tuple[float, str]:
     """The loss to beat and the rounding that gives it: compensated if asked for and better than nearest."""
     assert config.reconstruction is not None
@@ -187,7 +207,7 @@ def _start(
     ]
     values = [(parameter, parameter.clone()) for parameter in unit.module.parameters()]
     compensate_unit(unit, data.quantized, data.original, config.weights.observer)
-    compensated = _hard_loss(unit, data, merge)
+    compensated = _hard_loss(unit, judging, merge)
     if compensated < nearest:
         return compensated, "compensated"
     for quantizer, scale, zero_point in saved:
