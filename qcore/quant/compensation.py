@@ -29,7 +29,9 @@ ROWS_PER_CALL = 1024
 """Positions of one recorded input that are looked at."""
 DEPTHWISE_CALLS = 16
 DAMPING = 0.01
-"""Of the mean of H's diagonal; keeps what the data does not determine at the original weights."""
+"""Of the mean of H's diagonal, and as much again as there are columns a recorded row: keeps what the data does
+not determine at the original weights. A prompt has a handful of tokens, and a layer that sees nothing else was
+fitted to the calibration's own prompts without that (W4A4, boxes on images: 21.9 mAP in place of 27.1)."""
 
 
 @torch.no_grad()
@@ -160,7 +162,8 @@ def _compensate_layer(layer: QuantizedLayer, statistics: _Statistics, observer: 
     columns = weight.shape[-1]
     damping = h.new_zeros(h.shape[:2])
     diagonal = h.diagonal(dim1=-2, dim2=-1)[:, :columns]
-    damping[:, :columns] = DAMPING * diagonal.mean(dim=1, keepdim=True).clamp(min=1e-12)
+    weight_of_the_start = DAMPING + columns / statistics.count
+    damping[:, :columns] = weight_of_the_start * diagonal.mean(dim=1, keepdim=True).clamp(min=1e-12)
     damped = h + torch.diag_embed(damping)
     best = torch.linalg.solve(damped, (cross + start * damping[:, None]).mT).mT
     layer.weight.copy_(best[..., :columns].reshape(shape))
