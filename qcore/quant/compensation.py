@@ -29,9 +29,10 @@ ROWS_PER_CALL = 1024
 """Positions of one recorded input that are looked at."""
 DEPTHWISE_CALLS = 16
 DAMPING = 0.01
-"""Of the mean of H's diagonal, and as much again as there are columns a recorded row: keeps what the data does
-not determine at the original weights. A prompt has a handful of tokens, and a layer that sees nothing else was
-fitted to the calibration's own prompts without that (W4A4, boxes on images: 21.9 mAP in place of 27.1)."""
+"""Of the mean of H's diagonal, and as much again as there are columns a recorded row: keeps what the data
+does not determine at the original weights. A prompt has a handful of tokens, and a layer that sees nothing
+else was fitted to the calibration's own prompts without that (W4A4, boxes on images: 21.9 mAP in place of
+27.1)."""
 
 
 @torch.no_grad()
