@@ -22,7 +22,7 @@ def test_soft_rounding_starts_at_the_weight_itself() -> None:
     inside = (weight > lo[:, None]) & (weight < hi[:, None])
     assert float(inside.float().mean()) > 0.85
     assert float(((rounding.soft_weight().detach() - weight).abs() / scale[:, None])[inside].max()) < 2e-3
-    assert float((rounding.soft_weight() - weight).abs().max()) <= float(scale.max()) * 0.51
+    assert float((rounding.soft_weight() - weight).abs().max().detach()) <= float(scale.max()) * 0.51
 
 
 def test_hard_rounding_of_an_untrained_v_is_nearest_rounding() -> None:
