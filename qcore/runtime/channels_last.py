@@ -30,26 +30,19 @@ def plain(module: nn.Module) -> Any:
 
 def is_pointwise(module: nn.Module) -> bool:
     """Whether a layer, quantized or not, is a 1x1 convolution."""
-    conv = plain(module)
-    return (
-        type(conv) is nn.Conv2d
-        and conv.kernel_size == (1, 1)
-        and conv.stride == (1, 1)
-        and conv.padding == (0, 0)
-        and conv.groups == 1
-    )
+    return _has_cells(plain(module), nn.Conv2d, (1, 1))
 
 
 def doubles_sides(module: nn.Module) -> bool:
     """Whether a layer, quantized or not, is a transposed convolution that doubles a map's sides."""
-    conv = plain(module)
-    return (
-        type(conv) is nn.ConvTranspose2d
-        and conv.kernel_size == (2, 2)
-        and conv.stride == (2, 2)
-        and conv.padding == (0, 0)
-        and conv.groups == 1
-    )
+    return _has_cells(plain(module), nn.ConvTranspose2d, (2, 2))
+
+
+def _has_cells(conv: Any, kind: type[nn.Conv2d] | type[nn.ConvTranspose2d], cell: tuple[int, int]) -> bool:
+    """Whether a convolution's filters stand side by side without overlap, so that positions are separate."""
+    if type(conv) is not kind:
+        return False
+    return (conv.kernel_size, conv.stride, conv.padding, conv.groups) == (cell, cell, (0, 0), 1)
 
 
 def _linear(weight_oi: Tensor, bias_o: Tensor | None) -> nn.Linear:
@@ -162,14 +155,11 @@ def lower_neck(model: SAM2Base, dtype: torch.dtype, choice: Choice = True) -> bo
         swapped = swapped or isinstance(conv, PointwiseConv)
         rows = max(1, model.image_size // (4 << level)) ** 2
         name = f"conv_s{level}"
-        last = getattr(decoder, name, None) if model.use_high_res_features_in_sam and level < 2 else None
-        can_fold = last is not None and level not in neck.fpn_top_down_levels and is_pointwise(last)
+        has_last = model.use_high_res_features_in_sam and level < 2
+        last: Any = getattr(decoder, name, None) if has_last else None
+        is_shared = any(below in neck.fpn_top_down_levels for below in range(level + 1))
         if conv is not None and is_pointwise(conv):
-            if (
-                last is not None
-                and can_fold
-                and not any(below in neck.fpn_top_down_levels for below in range(level))
-            ):
+            if last is not None and is_pointwise(last) and not is_shared:
                 stage.conv = _in_a_row(conv, last, dtype, rows, choice)
                 setattr(decoder, name, nn.Identity())
                 last = None
