@@ -192,7 +192,8 @@ def _estimate(
     first = dataclasses.replace(plans[0], indices=plans[0].indices[:3])
     frames = sum(len(plan.indices) for plan in plans)
     checked = sum(len(plan.held_out) for plan in plans)
-    found = dataclasses.asdict(estimate_cost(model, read_clip(first), frames, checked, config))
+    cost = estimate_cost(model, read_clip(first), len(plans), frames, checked, config)
+    found = dataclasses.asdict(cost)
     found["disk_bytes"] = space_needed(model)
     found["smallest_weight_bytes"], found["largest_weight_bytes"] = weight_range(model, config)
     console.line(

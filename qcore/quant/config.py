@@ -135,6 +135,8 @@ class QuantConfig:
     """First and last layers: None leaves them in floating point as the paper does."""
     optional_bits: int | None = 8
     """Memory encoder, prompt encoder and pointer projections: None leaves them in floating point."""
+    optional_weight_bits: int | None = None
+    """Other bits for the weights of those; None: ``optional_bits``."""
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     overrides: tuple[Override, ...] = ()

@@ -24,7 +24,7 @@ from qcore.quant.insertion import insert
 from qcore.quant.layers import output_axis
 from qcore.quant.observers import make_observer, observe_weight
 from qcore.quant.pipeline import observe
-from qcore.quant.reconstruct import LOSS_CALLS, UnitData, reconstruct_unit
+from qcore.quant.reconstruct import UnitData, judged_calls, judging_share, reconstruct_unit
 from qcore.quant.replay import StageReplay
 from qcore.quant.rollout import STAGES, StageCall, roll_out
 from qcore.quant.targets import make_plan
@@ -55,6 +55,7 @@ class Estimate:
 def estimate_cost(
     model: SAM2Base,
     clip: CalibrationClip,
+    clip_count: int,
     frame_count: int,
     checked_frames: int,
     config: QuantConfig,
@@ -66,7 +67,8 @@ def estimate_cost(
     Args:
         model: full precision, eval mode.
         clip: any of the clips; its first frames are used.
-        frame_count: frames of the whole calibration.
+        clip_count: clips of the whole calibration.
+        frame_count: their frames together.
         checked_frames: frames on which the result will be compared.
         config: what is to be done.
         budget_s: fitting more units stops after so long.
@@ -105,10 +107,11 @@ def estimate_cost(
         few_steps = dataclasses.replace(config.reconstruction, iterations=_ITERATIONS, compensate=False)
         trial = dataclasses.replace(config, reconstruction=few_steps)
         deadline = clock() + budget_s
+        amount = _Amount.of(clip_count, frame_count)
         for unit in order:
             if len(times) == len({unit.stage for unit in units}) and clock() > deadline:
                 break
-            seconds = _measure_unit(unit, quantized, teacher, inputs, trial, config, frame_count, clock)
+            seconds = _measure_unit(unit, quantized, teacher, inputs, trial, config, amount, clock)
             times.setdefault(unit.stage, []).append(seconds)
         every = [value for values in times.values() for value in values]
         for unit in units:
@@ -117,6 +120,20 @@ def estimate_cost(
     report_s = checked_frames * 5 * rollout_s + 40 * rollout_s
     measured = sum(map(len, times.values()))
     return Estimate(total + report_s, report_s, memory, len(units), measured, clock() - began)
+
+
+@dataclass(frozen=True, slots=True)
+class _Amount:
+    """Frames of the whole calibration, and what becomes of them when a unit is fitted."""
+
+    recorded: int
+    fitted: float
+    judged: int
+
+    @classmethod
+    def of(cls, clip_count: int, frame_count: int) -> _Amount:
+        fitted, judging = judging_share(clip_count)
+        return cls(frame_count, fitted * frame_count, len(judged_calls(round(judging * frame_count))))
 
 
 def _in_turns(units: Sequence[Unit]) -> list[Unit]:
@@ -138,7 +155,7 @@ def _measure_unit(
     inputs: dict[str, list[StageCall]],
     trial: QuantConfig,
     config: QuantConfig,
-    frame_count: int,
+    amount: _Amount,
     clock: Callable[[], float],
 ) -> float:
     """Seconds the unit will take: what grows with the frames, with the iterations, and what does neither."""
@@ -150,21 +167,20 @@ def _measure_unit(
     frames = max(1, len(calls))
     began = clock()
     data = UnitData.of(unit, *(replay.capture(unit, 0) for replay in replays))
-    total = (clock() - began) * frame_count / frames
+    total = (clock() - began) * amount.recorded / frames
     if config.reconstruction.compensate:
-        total += _compensation_s(unit, data, config.weights.observer, frame_count, clock)
+        total += _compensation_s(unit, data, config.weights.observer, amount.fitted, clock)
     marks: list[float] = []
     began = clock()
     reconstruct_unit(unit, data, trial, 0, None, lambda iteration, loss: marks.append(clock()))
     whole = clock() - began
     step_s = (marks[-1] - marks[0]) / (len(marks) - 1) if len(marks) > 1 else 0.0
     judging_s = max(0.0, whole - _ITERATIONS * step_s)
-    judged = min(frame_count, LOSS_CALLS) / frames
-    return total + config.reconstruction.iterations * step_s + judging_s * judged
+    return total + config.reconstruction.iterations * step_s + judging_s * amount.judged / frames
 
 
 def _compensation_s(
-    unit: Unit, data: UnitData, observer: str, frame_count: int, clock: Callable[[], float]
+    unit: Unit, data: UnitData, observer: str, frame_count: float, clock: Callable[[], float]
 ) -> float:
     """Seconds of compensated rounding: gathering grows with the frames, solving for the weights does not."""
     frames = len(data.quantized)

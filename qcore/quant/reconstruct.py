@@ -38,7 +38,7 @@ from qcore.quant.units import Unit, UnitCall, compact, run, stack, widen
 
 _ROWS = 144
 """Queries of a memory attention that are answered in an iteration."""
-LOSS_CALLS = 24
+_LOSS_CALLS = 24
 """Recorded calls, at least, from which a rounding is judged, where there are so many."""
 _JUDGING = 4
 """One clip of so many is not fitted and judges; with fewer clips all of them do both."""
@@ -47,6 +47,17 @@ log = logging.getLogger(__name__)
 
 MergeMemories = Callable[[UnitCall, float], UnitCall]
 """Mutual-KV on a cross-attention's inputs at a share 0..1 of the iterations; see `mutual_kv_loop`."""
+
+
+def judging_share(clip_count: int) -> tuple[float, float]:
+    """Shares of the clips that are fitted and that judge."""
+    judging = clip_count // _JUDGING / max(1, clip_count)
+    return (1.0 - judging, judging) if judging else (1.0, 1.0)
+
+
+def judged_calls(recorded: int) -> range:
+    """Which of so many recorded calls the judge looks at, evenly spaced."""
+    return range(0, recorded, max(1, recorded // _LOSS_CALLS))
 
 
 @dataclass(frozen=True)
@@ -411,16 +422,14 @@ class _Sampler:
 @torch.no_grad()
 def _hard_loss(unit: Unit, data: UnitData, merge: MergeMemories | None) -> float:
     """L_rec over evenly spaced calls with the quantized prefix's inputs, everything as it stands."""
-    step = max(1, len(data.quantized) // LOSS_CALLS)
-    total, count = 0.0, 0
-    for index in range(0, len(data.quantized), step):
+    total, calls = 0.0, judged_calls(len(data.quantized))
+    for index in calls:
         call = data.quantized[index]
         if merge is not None:
             call = merge(call, 1.0)
         targets = tuple(map(widen, data.targets[index]))
         total += float(rec_loss(run(unit.module, call), targets, unit.channel_dim, 2.0, True))
-        count += 1
-    return total / max(1, count)
+    return total / max(1, len(calls))
 
 
 @torch.no_grad()

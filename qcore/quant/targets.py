@@ -154,6 +154,8 @@ def _plan_layer(name: str, module: nn.Module, config: QuantConfig) -> LayerPlan:
         role, w_bits, a_bits = Role.QUANTIZED, config.weights.bits, config.activations.bits
     else:
         role, w_bits, a_bits = Role.OPTIONAL, config.optional_bits, config.optional_bits
+        if w_bits is not None and config.optional_weight_bits is not None:
+            w_bits = config.optional_weight_bits
     for override in config.overrides:
         if fnmatchcase(name, override.pattern):
             w_bits, a_bits = override.weight_bits, override.activation_bits

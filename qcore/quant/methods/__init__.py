@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from qcore.quant.affine import QuantizationError
+from qcore.quant.affine import MAX_BITS, QuantizationError
 from qcore.quant.config import Bits, QuantConfig
 from qcore.quant.methods.adaround import adaround
 from qcore.quant.methods.brecq import brecq
@@ -48,9 +48,9 @@ def method(
         seed: fixes every random choice.
         hvq: off removes Eqs. 4 and 5 (the paper's "Base", together with ``mutual_kv`` off).
         mutual_kv: off removes sharing from the loop and the bundle.
-        preset: ``practical`` stores first and last layers and everything outside the paper's three modules
-        in 8
-            bits; ``paper`` leaves them in floating point.
+        preset: ``practical`` gives first and last layers 8 bits, and what lies outside the paper's three
+            modules weights of one bit more than the rest and activations of 8; ``paper`` leaves all of these
+            in floating point.
 
     Raises:
         QuantizationError: unknown method, preset or bit widths.
@@ -67,5 +67,5 @@ def method(
     if not mutual_kv:
         config = dataclasses.replace(config, mutual_kv=None)
     if preset == "paper":
-        config = dataclasses.replace(config, exempt_bits=None, optional_bits=None)
-    return config
+        return dataclasses.replace(config, exempt_bits=None, optional_bits=None)
+    return dataclasses.replace(config, optional_weight_bits=min(MAX_BITS, config.weights.bits + 1))

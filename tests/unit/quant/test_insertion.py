@@ -26,6 +26,7 @@ from qcore.quant.fake_quantize import (
 )
 from qcore.quant.insertion import insert
 from qcore.quant.layers import QuantizedLayer
+from qcore.quant.methods import method
 from qcore.quant.softmax_quantizer import LogSoftmaxQuantizer
 from qcore.quant.targets import Role, make_plan
 
@@ -93,6 +94,17 @@ def test_the_plan_covers_every_layer_and_follows_the_exemptions() -> None:
     attentions = [n for n, m in model.named_modules() if isinstance(m, (Attention, MultiScaleAttention))]
     assert sorted(a.name for a in plan.attentions) == sorted(attentions)
     assert all(name in plan.table() for name in by_name)
+
+
+def test_what_lies_outside_has_weights_of_one_bit_more_and_inputs_of_eight() -> None:
+    model = small_model()
+    for bits, weights in (("w4a4", 5), ("w6a6", 7), ("w8a8", 8)):
+        by_name = {layer.name: layer for layer in make_plan(model, method("omse", bits)).layers}
+        outside = by_name["memory_encoder.pix_feat_proj"]
+        assert (outside.weight_bits, outside.activation_bits) == (weights, 8)
+        assert by_name["sam_mask_decoder.conv_s0"].weight_bits == 8
+    plan = make_plan(model, method("omse", "w4a4", preset="paper"))
+    assert all(x.weight_bits is None for x in plan.layers if x.role is not Role.QUANTIZED)
 
 
 def test_globs_and_overrides_choose_layers_and_typing_errors_are_refused() -> None:

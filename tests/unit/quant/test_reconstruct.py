@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qcore.quant.fake_quantize import ActivationQuantizer, QuantizerState, WeightQuantizer, set_state
 from qcore.quant.layers import QuantizedLayer
 from qcore.quant.methods import method
-from qcore.quant.reconstruct import UnitData, UnitReport, reconstruct_unit
+from qcore.quant.reconstruct import UnitData, UnitReport, judged_calls, judging_share, reconstruct_unit
 from qcore.quant.units import Unit, UnitCall
 
 JUDGES = (3, 7)
@@ -44,6 +44,19 @@ def test_every_fourth_clip_judges_and_few_clips_do_both() -> None:
         assert all(call.args[0] is target[0] for call, target in zip(part.quantized, part.targets))
     few = data_of(calls(3))
     assert few.split() == (few, few)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 8, 11])
+def test_the_shares_told_to_an_estimate_are_those_of_the_split(count: int) -> None:
+    data = data_of(calls(count))
+    shares = [len(part.quantized) / len(data.quantized) for part in data.split()]
+    assert judging_share(count) == pytest.approx(shares)
+    assert judging_share(0) == (1.0, 1.0)
+
+
+def test_a_judge_looks_at_evenly_spaced_calls_and_enough_of_them() -> None:
+    assert list(judged_calls(5)) == [0, 1, 2, 3, 4] and list(judged_calls(48))[:3] == [0, 2, 4]
+    assert all(len(judged_calls(n)) >= min(n, 24) for n in range(200))
 
 
 def fitted_unit(name: str, truthful: set[int]) -> UnitReport:
