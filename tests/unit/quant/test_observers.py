@@ -8,6 +8,7 @@ import torch
 
 from qcore.quant.affine import QuantizationError, fake_quantize, qparams_from_range
 from qcore.quant.observers import (
+    ChannelMseObserver,
     MinMaxObserver,
     MseObserver,
     PercentileObserver,
@@ -80,12 +81,47 @@ def test_one_outlier_call_does_not_undo_the_clipping() -> None:
 
 def test_per_channel_observers_treat_channels_apart() -> None:
     x = torch.stack([_normal(3, 500), _normal(4, 500) * 100], dim=1)
-    for kind in ("minmax", "percentile", "mse"):
+    for kind, apart in (("minmax", 30.0), ("percentile", 30.0), ("mse", 1.9)):
         observer = make_observer(kind, axis=1)
         observer.observe(x)
         scale, zero = observer.qparams(4)
         assert scale.shape == zero.shape == (2,)
-        assert float(scale[1] / scale[0]) > 30
+        assert float(scale[1] / scale[0]) > apart
+
+
+@pytest.mark.parametrize("two_dimensional", [False, True])
+def test_a_channel_that_is_counted_gets_the_range_that_its_values_themselves_would_give(
+    two_dimensional: bool,
+) -> None:
+    calls = [_normal(seed, 3, 700) * torch.tensor([[0.9], [1.2], [1.0]]) + 0.2 for seed in range(6)]
+    calls.insert(3, calls[0] * 7)  # the bins have to grow
+    observer = ChannelMseObserver(0, two_dimensional=two_dimensional)
+    for call in calls:
+        observer.observe(call)
+    scale, zero = observer.qparams(4)
+    for channel in range(3):
+        values = torch.cat([call[channel] for call in calls])
+        lo, hi = values.min(), values.max()
+        shrinks = np.linspace(0.01, 1, 100)
+        brute = min(
+            float((fake_quantize(values, *qparams_from_range(lo * f, hi * f, 4), 4) - values).pow(2).mean())
+            for f in shrinks
+        )
+        ours = (fake_quantize(values, scale[channel], zero[channel], 4) - values).pow(2).mean()
+        assert float(ours) <= 1.03 * brute
+
+
+def test_a_channel_keeps_what_it_rarely_shows() -> None:
+    # silent but for 1 value in 600: a sample of hundreds would cut it off
+    observer = ChannelMseObserver(1)
+    for seed in range(40):
+        x = torch.zeros(1, 2, 30, 40)
+        x[0, 0] = _normal(seed, 30, 40).abs() * 0.02
+        x[0, 0, seed % 30, 3:5] = 5.0
+        observer.observe(x)
+    scale, zero = observer.qparams(8)
+    assert float((fake_quantize(torch.tensor(5.0), scale[0], zero[0], 8) - 5.0).abs()) < 0.05
+    assert float(scale[1]) == pytest.approx(float(scale[0]) / 2, rel=1e-3)  # the one that is always silent
 
 
 def test_weight_mse_is_never_worse_than_minmax() -> None:
