@@ -7,6 +7,7 @@ is left.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -34,27 +35,29 @@ class QuantizerState(StrEnum):
 
 
 class Chances:
-    """Random masks, True with probability ``p``: stretches from random places of one pool of bits.
+    """Random masks, 1 with probability ``p`` and else 0: stretches from random places of one pool.
 
-    Drawing every mask anew would take longer than the rounding that it hides.
+    Drawing every mask anew would take longer than the rounding that it hides. Masks are numbers and not bits,
+    to choose with ``torch.lerp``: exact for them, and several times as fast as ``torch.where``.
     """
 
-    _POOL = 1 << 20
+    _POOL = 1 << 22
 
     def __init__(self, p: float, generator: torch.Generator) -> None:
         self.p, self.generator = p, generator
-        self._pool = torch.rand(self._POOL if p > 0 else 1, generator=generator) < p
+        self._pool = (torch.rand(self._POOL if p > 0 else 1, generator=generator) < p).float()
 
     def draw(self, like: Tensor) -> Tensor:
-        """A mask of the shape and on the device of ``like``."""
-        count = like.numel()
-        self._pool = self._pool.to(like.device)
-        start = int(torch.randint(len(self._pool), (1,), generator=self.generator))
-        parts = []
-        while count > 0:
-            parts.append(self._pool[start : start + count])
-            count, start = count - parts[-1].numel(), 0
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(like.shape)
+        """A mask of the shape, memory layout and device of ``like``, in float32."""
+        count, pool = like.numel(), self._pool.to(like.device)
+        self._pool = pool
+        places = len(pool) - count + 1 if count <= len(pool) else len(pool)
+        start = int(torch.randint(places, (1,), generator=self.generator))
+        if start + count > len(pool):
+            pool = pool.repeat(math.ceil((start + count) / len(pool)))
+        mask = pool[start : start + count]
+        layout = torch.empty_like(like, device="meta")
+        return mask.as_strided(layout.shape, layout.stride(), mask.storage_offset())
 
 
 class TensorQuantizer(nn.Module):
@@ -71,7 +74,7 @@ class TensorQuantizer(nn.Module):
     def _drop(self, original: Tensor, rounded: Tensor) -> Tensor:
         if self.p_fp == 0.0 or self.chances is None:
             return rounded
-        return torch.where(self.chances.draw(original), original, rounded)
+        return torch.lerp(rounded, original, self.chances.draw(original).to(original.dtype))
 
     def finish_observing(self) -> None:
         """Turn statistics into quantization parameters and forget the statistics."""

@@ -368,7 +368,7 @@ def _mix(quantized: UnitCall, original: UnitCall, chances: Chances) -> UnitCall:
             return a
         if not a.is_floating_point():
             return a
-        return torch.where(chances.draw(a), widen(b), widen(a))
+        return torch.lerp(widen(a), widen(b), chances.draw(a))
 
     return UnitCall(
         quantized.clip,

@@ -198,14 +198,15 @@ def cut(call: UnitCall, sampling: str, seed: int) -> UnitCall:
     def crop(x_nchw: Tensor) -> Tensor:
         height, width = x_nchw.shape[-2:]
         if height <= _CROP and width <= _CROP:
-            return x_nchw
+            return x_nchw.contiguous(memory_format=torch.channels_last)
         parts = []
         for _ in range(_CROPS):
             # even offsets keep strided convolutions on their grid
             top = 2 * int(torch.randint(max(1, (height - _CROP) // 2 + 1), (1,), generator=generator))
             left = 2 * int(torch.randint(max(1, (width - _CROP) // 2 + 1), (1,), generator=generator))
             parts.append(x_nchw[..., top : top + _CROP, left : left + _CROP])
-        return torch.cat(parts)
+        # gradients of depthwise convolutions take a quarter of the time in this layout
+        return torch.cat(parts).contiguous(memory_format=torch.channels_last)
 
     def tokens(x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])

@@ -168,6 +168,22 @@ def test_explicit_products_equal_the_fused_kernel_when_bits_are_plenty() -> None
     assert float((attention(q, k, k) - exact).norm() / exact.norm()) < 0.05
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_masks_are_fresh_stretches_in_the_layout_of_what_they_choose_from(
+    layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Chances, "_POOL", 1000)
+    chances = Chances(0.3, torch.Generator().manual_seed(0))
+    for shape in ((2, 3, 4, 5), (4, 30, 20, 10)):  # smaller and larger than the pool
+        like = torch.zeros(shape, dtype=torch.float16).contiguous(memory_format=layout)
+        first, second = chances.draw(like), chances.draw(like)
+        assert first.shape == like.shape and first.is_contiguous(memory_format=layout)
+        assert set(first.unique().tolist()) == {0.0, 1.0} and not torch.equal(first, second)
+        assert abs(float(first.mean()) - 0.3) < 0.1
+        a, b = torch.randn(shape), torch.randn(shape)
+        assert torch.equal(torch.lerp(a, b, first), torch.where(first.bool(), b, a))
+
+
 def test_dropping_leaves_elements_alone_and_always_ends() -> None:
     quantizer = ActivationQuantizer(2, "minmax")
     quantizer.state = QuantizerState.OBSERVE
