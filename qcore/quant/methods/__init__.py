@@ -26,7 +26,7 @@ METHODS: dict[str, Callable[[Bits, int], QuantConfig]] = {
     "ptq4sam": ptq4sam,
     "q-minisam2": q_minisam2,
 }
-DEFAULT_ITERATIONS = 400
+DEFAULT_ITERATIONS = 300
 PAPER_ITERATIONS = 20_000
 
 

@@ -80,7 +80,7 @@ def test_tables_are_written_and_a_second_run_measures_nothing_again(
     (size,) = json.loads(capsys.readouterr().out)
     parts = sum(size["weight_bytes"].values()) + size["qparam_bytes"] + size["float_bytes"]
     assert parts + size["header_bytes"] == size["file_bytes"] == bundle.stat().st_size
-    assert set(size["weight_bytes"]) == {"4", "8"}
+    assert set(size["weight_bytes"]) == {"4", "5", "8"}
 
 
 def test_calibrating_on_the_scored_frames_and_mixing_settings_are_refused(

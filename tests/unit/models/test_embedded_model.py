@@ -14,6 +14,8 @@ from sam2.sam2_video_predictor import SAM2VideoPredictor
 
 from qcore.models import EmbeddedArch, ModelError, build_embedded, load_model, set_image_size
 from qcore.models.embedded import ARCH_METADATA_KEY, EfficientNetLiteTrunk, coordinate_channels
+from qcore.models.files import sha256_of
+from qcore.quant.bundle import read_header
 from resources import resource_path
 
 SMALL = EmbeddedArch(input_size=64, d_model=64, mem_dim=32, memory_layers=1, ffn_dim=64, fuser_layers=1)
@@ -53,6 +55,18 @@ def test_shipped_weights_are_the_file_s_numbers() -> None:
     loaded = load_model("embedded-fp16").state_dict()
     assert stored.keys() == loaded.keys()
     assert all(torch.equal(stored[name].float(), loaded[name]) for name in stored)
+
+
+def test_the_shipped_bundle_is_made_from_the_shipped_original_and_much_smaller() -> None:
+    bundle, original = (
+        resource_path(f"models/{name}.safetensors") for name in ("embedded", "embedded-fp16")
+    )
+    header = read_header(bundle)
+    assert header.bits == "w6a6" and header.method == "q-minisam2"
+    assert header.model.base_sha256 == sha256_of(original)
+    fp32_bytes = 4 * sum(tensor.numel() for tensor in load_file(original).values())
+    assert bundle.stat().st_size < 0.2 * fp32_bytes  # four fifths smaller, everything counted
+    assert bundle.stat().st_size + original.stat().st_size < 40_000_000
 
 
 def test_a_saved_model_loads_with_its_own_dimensions(small_file: Path) -> None:
