@@ -58,9 +58,7 @@ def test_shipped_weights_are_the_file_s_numbers() -> None:
 
 
 def test_the_shipped_bundle_is_made_from_the_shipped_original_and_much_smaller() -> None:
-    bundle, original = (
-        resource_path(f"models/{name}.safetensors") for name in ("embedded", "embedded-fp16")
-    )
+    bundle, original = (resource_path(f"models/{name}.safetensors") for name in ("embedded", "embedded-fp16"))
     header = read_header(bundle)
     assert header.bits == "w6a6" and header.method == "q-minisam2"
     assert header.model.base_sha256 == sha256_of(original)
