@@ -24,6 +24,14 @@ class WeightSpec:
     observer: str = "minmax"
     symmetric: bool = False
 
+    def is_symmetric(self, bits: int) -> bool:
+        """Whether weights of so many bits have their zero point in the middle: those of 8 always do.
+
+        Their codes then fit a signed byte, so that integer kernels take them as they are. With 256 levels the
+        unused end of a lopsided channel costs next to nothing.
+        """
+        return self.symmetric or bits == MAX_BITS
+
 
 @dataclass(frozen=True, slots=True)
 class ActivationSpec:

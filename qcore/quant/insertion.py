@@ -37,7 +37,10 @@ def _wrap(model: nn.Module, plan: LayerPlan, config: QuantConfig) -> QuantizedLa
     assert plan.weight_bits is not None
     axis = output_axis(layer)
     weight_quantizer = WeightQuantizer(
-        plan.weight_bits, layer.get_parameter("weight").shape[axis], axis, config.weights.symmetric
+        plan.weight_bits,
+        layer.get_parameter("weight").shape[axis],
+        axis,
+        config.weights.is_symmetric(plan.weight_bits),
     )
     input_quantizer = None
     if plan.activation_bits is not None:

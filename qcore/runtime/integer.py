@@ -69,14 +69,20 @@ def has_plain_byte_product() -> bool:
 
 def fits(largest_activation: int, codes: Tensor, groups: int = 1) -> bool:
     """Whether integer kernels compute a layer with these centred weight codes exactly on this machine."""
-    if is_exact(largest_activation, int(codes.abs().max())):
+    if not has_integer_kernels():
+        return False
+    if _are_bytes(codes) and _sums_fit(largest_activation, int(codes.abs().max())):
         return True
     return groups == 1 and sums_full_bytes() and int(codes.max()) <= _MOST and int(codes.min()) >= _LEAST
 
 
+def _are_bytes(codes: Tensor) -> bool:
+    return codes.dtype is torch.int8 or (int(codes.min()) >= -128 and int(codes.max()) <= 127)
+
+
 def _as_bytes(codes: Tensor) -> Tensor:
     """int8 codes; where they do not fit, two of them that add up, the second behind the first in axis 1."""
-    if codes.dtype is torch.int8 or int(codes.abs().max()) <= 127:
+    if _are_bytes(codes):
         return codes.to(torch.int8)
     first = codes.clamp(-128, 127)
     return torch.cat([first, codes - first], dim=1).to(torch.int8)
@@ -86,6 +92,10 @@ def is_exact(largest_activation: int, largest_weight: int) -> bool:
     """Whether integer kernels compute such operands without overflow on this machine."""
     if largest_weight > 127 or not has_integer_kernels():
         return False
+    return _sums_fit(largest_activation, largest_weight)
+
+
+def _sums_fit(largest_activation: int, largest_weight: int) -> bool:
     return 2 * largest_activation * largest_weight <= _PAIR_LIMIT or sums_full_bytes()
 
 

@@ -131,6 +131,22 @@ def test_insertion_wraps_exactly_what_the_plan_says_and_leaves_the_original_alon
     assert {name: type(module) for name, module in model.named_modules()} == before
 
 
+def test_weights_of_eight_bits_have_their_zero_point_in_the_middle_and_no_others_have() -> None:
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Linear(16, 8), nn.Linear(8, 8))
+    layer[0].weight.data.add_(0.2)
+    layer[1].weight.data.add_(0.2)
+    config = recipe(6, overrides=(Override("1", 8, 8),))
+    for module in insert(layer, config, make_plan(layer, config)):
+        assert isinstance(module, QuantizedLayer)
+        quantizer = module.weight_quantizer
+        quantizer.observe(module.weight, "mse")
+        middle = quantizer.zero_point == 1 << (quantizer.bits - 1)
+        assert bool(middle.all()) == (quantizer.bits == 8)
+        rounded = quantizer.freeze(module.weight)
+        assert float((rounded - module.weight).abs().max()) <= 2 * float(quantizer.scale.max())
+
+
 def test_attentions_stay_instances_of_their_original_class() -> None:
     quantized = insert(small_model(), recipe())
     cross = quantized.memory_attention.layers[0].cross_attn_image

@@ -48,6 +48,21 @@ def test_products_within_the_limits_are_exact(
 
 
 @pytest.mark.skipif(not sums_full_bytes(), reason="full bytes are not exact on this processor")
+@pytest.mark.parametrize("groups", [1, 8])
+def test_the_whole_range_of_a_signed_byte_is_one_byte(groups: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 256, (1, 8, 6, 6), generator=generator)
+    weight = torch.randint(-128, 128, (8, 8 // groups, 3, 3), generator=generator)
+    weight[0], weight[1] = -128, 127
+    assert fits(255, weight, groups) and not fits(255, -weight, groups=8)
+    conv = IntegerConv(weight, torch.ones(8), None, 1, 1, groups)
+    assert not conv.twice
+    x = codes.to(torch.uint8).contiguous(memory_format=torch.channels_last)
+    want = F.conv2d((codes - 3).double(), weight.double(), None, 1, 1, groups=groups)
+    assert torch.equal(conv.real(x, 1.0, 3).double(), want)
+
+
+@pytest.mark.skipif(not sums_full_bytes(), reason="full bytes are not exact on this processor")
 def test_weights_of_two_bytes_are_exact() -> None:
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 256, (1, 8, 6, 6), generator=generator)
