@@ -33,6 +33,8 @@ class Way(StrEnum):
     """oneDNN's kernels on a re-laid matrix of floats: what the quantizers give, without the scale."""
     PLAIN = "float, plain"
     """BLAS in float32 on the matrix as it lies."""
+    HALF = "bfloat16, plain"
+    """oneDNN's product in bfloat16 on the matrix as it lies, for one that is used once."""
 
     @property
     def is_integer(self) -> bool:

@@ -30,6 +30,9 @@ from qcore.runtime.rounding import Rounding
 QUERY_BLOCK = 256
 """Queries handled at a time: more than in `attention`: a product of bytes begins by copying its matrix."""
 _LOG2_E = 1.0 / math.log(2.0)
+_CACHED = 1 << 16
+"""Scores that stay in a core's own cache, with a copy of them."""
+_LEAST_ROWS = 16
 _FEW_KEYS = 16
 """Up to this many, a softmax along the queries' axis in memory is several times as fast."""
 
@@ -44,24 +47,34 @@ class LogRounding:
     """One calibrated scale, or None for each row's largest probability."""
 
     def weights(self, scores: Tensor) -> tuple[Tensor, Tensor | float]:
-        """Rounded probabilities of scores (..., keys), as weights and the factor on each row's result.
+        """Rounded probabilities of scores (..., keys) in units of ln(2), as weights and the factor on each
+        row's result.
 
         ``scores`` is overwritten.
         """
-        top = scores.amax(dim=-1, keepdim=True)
-        distances = scores.sub_(top)
-        total = torch.exp(distances).sum(dim=-1, keepdim=True)
-        factor: Tensor | float = 1.0 / total
+        rows = scores.view(-1, scores.shape[-1])
+        # ten passes: over what stays in a core's own cache
+        parts = rows.split(max(_LEAST_ROWS, _CACHED // rows.shape[-1]))
+        factors = [self._round(part) for part in parts]
         if self.scale is not None:
-            distances = distances.sub_(torch.log(total * self.scale))
-            factor = self.scale
-        steps = distances.mul_(self.tau * _LOG2_E).round_()
+            return scores, self.scale
+        factor = factors[0] if len(factors) == 1 else torch.cat(factors)
+        return scores, factor.view(*scores.shape[:-1], 1)
+
+    def _round(self, scores_nm: Tensor) -> Tensor:
+        """Round in place, and give each row's largest probability."""
+        distances = scores_nm.sub_(scores_nm.amax(dim=-1, keepdim=True))
+        total = torch.exp2(distances).sum(dim=-1, keepdim=True)
+        if self.scale is not None:
+            distances.sub_(torch.log2(total * self.scale))
+        # floats of this size are whole multiples of 1 / tau: adding rounds, half to even
+        coarse = 1.5 * 2.0**23 / self.tau
+        steps = distances.add_(coarse).sub_(coarse)
         if self.scale is not None:
             steps.clamp_(max=0.0)
-        if self.tau != 1:
-            steps.div_(self.tau)
         smallest = 2.0 ** (-(self.zero_code - 0.5) / self.tau)
-        return F.threshold(steps.exp2_(), smallest, 0.0, inplace=True), factor
+        F.threshold(steps.exp2_(), smallest, 0.0, inplace=True)
+        return total.reciprocal_()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +104,24 @@ class ProductRoundings:
         assert isinstance(probs, ActivationQuantizer)
         return cls(query, key, value, Rounding.of(probs))
 
+    @property
+    def score_unit(self) -> float:
+        """What the scores' factor is multiplied by: logarithmic codes take them in units of ln(2)."""
+        return _LOG2_E if isinstance(self.probs, LogRounding) else 1.0
+
     def score_ways(self) -> tuple[Way, ...]:
         """How the scores can be computed exactly here."""
         is_byte = self.query.is_per_tensor and self.key.is_per_tensor
         integer = () if not is_byte else _integer_ways(is_exact(self.query.largest, self.key.reach), True)
         return (*integer, Way.PACKED, Way.PLAIN)
 
-    def mixing_ways(self) -> tuple[Way, ...]:
-        """How the weighted sum of values can be."""
+    def mixing_ways(self, dtype: torch.dtype) -> tuple[Way, ...]:
+        """How the weighted sum of values can be, where floats are of this dtype."""
+        floats = (Way.PACKED, Way.PLAIN, *((Way.HALF,) if dtype is torch.bfloat16 else ()))
         if not isinstance(self.probs, Rounding) or not self.probs.is_per_tensor:
-            return (Way.PACKED, Way.PLAIN)
+            return floats
         exact = is_exact(self.probs.largest, self.value.reach)
-        return (*_integer_ways(exact, self.value.reach <= 127), Way.PACKED, Way.PLAIN)
+        return (*_integer_ways(exact, self.value.reach <= 127), *floats)
 
 
 def _integer_ways(is_exact_here: bool, fits_a_byte: bool) -> tuple[Way, ...]:
@@ -120,13 +139,13 @@ class ProductWays:
     mixing: Way
 
     @classmethod
-    def of(cls, roundings: ProductRoundings, integers: bool) -> ProductWays:
+    def of(cls, roundings: ProductRoundings, integers: bool, dtype: torch.dtype) -> ProductWays:
         """Integers wherever they are exact, or never."""
 
         def chosen(able: tuple[Way, ...]) -> Way:
             return able[0] if integers else Way.PACKED
 
-        return cls(chosen(roundings.score_ways()), chosen(roundings.mixing_ways()))
+        return cls(chosen(roundings.score_ways()), chosen(roundings.mixing_ways(dtype)))
 
     @classmethod
     def fastest(
@@ -138,7 +157,7 @@ class ProductWays:
     ) -> ProductWays:
         """What a contest says for so many queries, keys, and channels of keys and values."""
         if isinstance(choice, bool):
-            return cls.of(roundings, choice)
+            return cls.of(roundings, choice, dtype)
         queries, keys, c, d = shape_nmcd
         measured, blocks = min(keys, MEASURED_KEYS), max(1, queries // QUERY_BLOCK)
         rows = min(queries, QUERY_BLOCK)
@@ -169,7 +188,7 @@ class ProductWays:
             ),
             choice.fastest(
                 Case("mixing", (queries, measured, d), f"{kind}, {probs}"),
-                _calls(roundings.mixing_ways(), mixing),
+                _calls(roundings.mixing_ways(dtype), mixing),
             ),
         )
 
@@ -187,7 +206,7 @@ def _calls(
 def weights_of(scores: Tensor, probs: Rounding | LogRounding) -> tuple[Tensor, Tensor | float]:
     """Softmax of scores (..., keys), rounded, as weights and the factor on each row's result.
 
-    ``scores`` is overwritten.
+    ``scores``, in `ProductRoundings.score_unit`, is overwritten.
     """
     if isinstance(probs, LogRounding):
         return probs.weights(scores)
@@ -208,7 +227,7 @@ def attend_small(
     """
     queries, keys = roundings.query.centred(q_bnc, dtype), roundings.key.centred(k_bmc, dtype)
     values = roundings.value.centred(v_bmd, dtype)
-    scale *= float(roundings.query.scale) * float(roundings.key.scale)
+    scale *= float(roundings.query.scale) * float(roundings.key.scale) * roundings.score_unit
     if keys.shape[-2] <= _FEW_KEYS and isinstance(roundings.probs, Rounding):
         scores = torch.matmul(keys, queries.transpose(-2, -1)).float().mul_(scale)
         weights = roundings.probs.centred(torch.softmax(scores, dim=-2), dtype).transpose(-2, -1)
@@ -247,7 +266,7 @@ def attend_rounded(
     """
     scale = queries_bnc.shape[-1] ** -0.5 if scale is None else scale
     mixed = queries_bnc.new_empty((*queries_bnc.shape[:2], values_bmd.shape[-1]), dtype=torch.float32)
-    ways = ways or ProductWays.of(roundings, queries_bnc.device.type == "cpu")
+    ways = ways or ProductWays.of(roundings, queries_bnc.device.type == "cpu", dtype)
     for index in range(queries_bnc.shape[0]):
         scores = _Scores(
             queries_bnc[index], keys_bmc[index], roundings, scale, key_bias_m, dtype, ways.scores
@@ -260,7 +279,10 @@ def attend_rounded(
 
 
 class _Scores:
-    """Blocks of q k^T, scaled and biased, in float32; each block's result may be overwritten."""
+    """Blocks of q k^T, scaled and biased, in float32 and `ProductRoundings.score_unit`.
+
+    Each block's result may be overwritten.
+    """
 
     def __init__(
         self,
@@ -273,7 +295,9 @@ class _Scores:
         way: Way,
     ) -> None:
         self.query, self.way = roundings.query, way
-        self.factor = scale * float(roundings.query.scale) * float(roundings.key.scale)
+        unit = roundings.score_unit
+        self.factor = scale * float(roundings.query.scale) * float(roundings.key.scale) * unit
+        key_bias_m = None if key_bias_m is None else key_bias_m * unit
         if way.is_integer:
             # what a shift of the keys adds is the same for all keys of a query: softmax does not see it
             codes_mc = roundings.key.shifted_bytes(keys_mc, _signed_shift(roundings.key))
@@ -310,7 +334,7 @@ class _Mixing:
             rows_hint = QUERY_BLOCK if way is Way.INTEGER else None
             self.integer = IntegerMatrix(codes_dm, self.scale_d, None, rows_hint)
         else:
-            self.dtype = dtype if way is Way.PACKED else torch.float32
+            self.dtype = torch.float32 if way is Way.PLAIN else dtype
             values = roundings.value.real(values_md).to(self.dtype)
             self.float = PackedMatrix(values.t(), packed=way is Way.PACKED)
 

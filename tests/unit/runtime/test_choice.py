@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +13,10 @@ from quantized_modules import difference, on_codes, quantized_layer
 from torch import nn
 
 from qcore.models import EmbeddedArch, build_embedded
+from qcore.quant.fake_quantize import QuantizerState
+from qcore.quant.softmax_quantizer import LogSoftmaxQuantizer
 from qcore.runtime import Precision, lower, probe
+from qcore.runtime.attention import packs
 from qcore.runtime.choice import Case, Chooser, Timer, Way
 from qcore.runtime.integer import has_integer_kernels
 from qcore.runtime.linear import PackedLinear
@@ -157,11 +161,11 @@ def test_every_way_of_an_attention_gives_the_same(bits: int, biased: bool, per_c
     parts = roundings(bits, per_channel)
     bias = torch.randn(40) if biased else None
     want = attend_rounded(q, k, v, parts, key_bias_m=bias, ways=ProductWays(Way.PLAIN, Way.PLAIN))
-    able = parts.score_ways(), parts.mixing_ways()
+    able = parts.score_ways(), parts.mixing_ways(torch.float32)
     relaid = ("qcore.runtime.quantized_attention.has_plain_byte_product", lambda: False)
     with pytest.MonkeyPatch.context() as without:  # what other processors do
         without.setattr(*relaid)
-        others = parts.score_ways(), parts.mixing_ways()
+        others = parts.score_ways(), parts.mixing_ways(torch.float32)
     found = list(itertools.product(*(dict.fromkeys(a + b) for a, b in zip(able, others))))
     assert len(found) >= 4
     for scores, mixing in found:
@@ -173,11 +177,11 @@ def test_every_way_of_an_attention_gives_the_same(bits: int, biased: bool, per_c
 @needs_kernels
 def test_the_clock_decides_how_an_attention_is_computed() -> None:
     parts = roundings(6)
-    for scores, mixing in itertools.product(parts.score_ways(), parts.mixing_ways()):
+    for scores, mixing in itertools.product(parts.score_ways(), parts.mixing_ways(torch.bfloat16)):
         clock: Timer = lambda case, way, _call, a=scores, b=mixing: (  # noqa: E731
             0.1 if way is (a if case.startswith("scores") else b) else 1.0
         )
-        ways = ProductWays.fastest(parts, Chooser(timer=clock), (150, 40, 16, 16), torch.float32)
+        ways = ProductWays.fastest(parts, Chooser(timer=clock), (150, 40, 16, 16), torch.bfloat16)
         assert ways == ProductWays(scores, mixing)
 
 
@@ -192,4 +196,38 @@ def test_few_keys_make_no_difference(keys: int, logarithmic: bool) -> None:
         parts = ProductRoundings(parts.query, parts.key, parts.value, LogRounding(2, 63, None))
     got = attend_small(q, k, v, parts, 0.25)
     want = attend_rounded(q, k, v, parts, scale=0.25, ways=ProductWays(Way.PLAIN, Way.PLAIN))
+    assert difference(got, want) < 2e-3
+
+
+@pytest.mark.parametrize("row_scale", [True, False])
+@pytest.mark.parametrize("tau", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(3, 5, 40), (1, 70, 3000)])
+@torch.inference_mode()
+def test_logarithmic_weights_are_the_quantizers(
+    shape: tuple[int, int, int], tau: int, row_scale: bool
+) -> None:
+    scores = 4 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    quantizer = LogSoftmaxQuantizer(6, (tau,), row_scale)
+    quantizer.state = QuantizerState.ON
+    quantizer.scale.fill_(0.4)
+    want = quantizer(torch.softmax(scores.double(), dim=-1).float())
+    rounding = LogRounding(tau, 63, None if row_scale else float(quantizer.scale))
+    weights, factor = rounding.weights(scores / math.log(2))
+    got = weights * factor
+    # a distance half-way between two codes may fall either way
+    same = (got - want).abs() <= 1e-5 * want
+    assert float(same.float().mean()) > 0.999
+    assert float((got / want.clamp(min=1e-9))[want > 0].max()) < 2 ** (1.01 / tau)
+
+
+@pytest.mark.skipif(not packs(torch.bfloat16), reason="no fast bfloat16 here")
+@torch.inference_mode()
+def test_mixing_in_bfloat16_as_it_lies_is_the_packed_one() -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(1, 50, 16), torch.randn(1, 40, 16), torch.randn(1, 40, 16)
+    parts = roundings(6)
+    got, want = (
+        attend_rounded(q, k, v, parts, dtype=torch.bfloat16, ways=ProductWays(Way.PLAIN, way))
+        for way in (Way.HALF, Way.PACKED)
+    )
     assert difference(got, want) < 2e-3
