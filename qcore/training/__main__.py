@@ -14,10 +14,13 @@ import torch
 
 from qcore.models.embedded import EmbeddedArch
 from qcore.models.errors import ModelError
+from qcore.models.loading import load_model
+from qcore.runtime import lower
 from qcore.training import sources
 from qcore.training.errors import TrainingError
 from qcore.training.pack import PackWriter, TrainingPack
 from qcore.training.presence import measure_presence
+from qcore.training.presence_head import collect, fit_head, training_clips
 from qcore.training.recipes import RECIPES, Recipe
 from qcore.training.synthesis import ClipGenerator, SynthesisConfig
 from qcore.training.trainer import Budget, RunConfig, Trainer, averaged_weights, start_ranks
@@ -100,6 +103,17 @@ def _parser() -> argparse.ArgumentParser:
     presence.add_argument("--frames", type=int, default=36, help="of each synthetic clip")
     presence.add_argument("--json", action="store_true")
     presence.set_defaults(run=_presence)
+
+    fit = verbs.add_parser("fit-presence", help="train only the head that says whether the object is in view")
+    fit.add_argument("start", type=Path, help="weights file")
+    fit.add_argument("--davis-root", type=Path, required=True, help="of training data")
+    fit.add_argument("--rounds", type=int, default=8, help="synthetic clips a sequence")
+    fit.add_argument("--frames", type=int, default=36, help="of each synthetic clip")
+    fit.add_argument("--steps", type=int, default=100)
+    fit.add_argument("--presence-shift", type=float, default=0.0, help="added to the presence logit")
+    fit.add_argument("--seed", type=int, default=0)
+    fit.add_argument("--out", type=Path, required=True)
+    fit.set_defaults(run=_fit_presence)
 
     preview = verbs.add_parser("preview", help="draw some synthetic clips into a picture")
     preview.add_argument("--pack", type=Path, action="append", required=True)
@@ -190,6 +204,20 @@ def _presence(args: argparse.Namespace) -> int:
         print(json.dumps(report.to_dict()))
     else:
         print(report.text())
+    return 0
+
+
+def _fit_presence(args: argparse.Namespace) -> int:
+    tracking = load_model(args.start)
+    lower(tracking)
+    samples = collect(tracking, training_clips(args.davis_root, args.frames, args.rounds))
+    log.info("%d frames, in view on %d", len(samples.in_view_n), int(samples.in_view_n.sum()))
+    model = load_model(args.start)
+    fit_head(model.sam_mask_decoder.pred_obj_score_head, samples, args.steps, args.seed)
+    state = model.state_dict()
+    shift_presence(state, args.presence_shift)
+    notes = {"presence_rounds": args.rounds, "presence_shift": args.presence_shift, "seed": args.seed}
+    save_weights(state, arch_of(args.start), args.out, notes)
     return 0
 
 

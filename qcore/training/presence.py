@@ -7,7 +7,7 @@ picture of another sequence, stays away, and comes back.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,34 +83,25 @@ def measure_presence(model: str | Path, davis_root: Path, frames: int = 36) -> P
     return score_presence(SessionTracker(load_model(model)), exit_clips(davis_root, frames))
 
 
-def score_presence(tracker: Tracker, clips: Iterator[ExitClip]) -> PresenceReport:
+def score_presence(tracker: Tracker, clips: Iterable[ExitClip]) -> PresenceReport:
     """Track the object of every clip from its box on the first frame and compare."""
     absent: list[bool] = []
     lost: list[bool] = []
     before: list[float] = []
     after: list[float] = []
-    count = 0
-    for clip in clips:
-        count += 1
+    names: set[str] = set()
+    for clip, seen in tracked_frames(tracker, clips):
+        names.add(clip.name)
         first_gone = int(np.argmax(clip.in_view_t == 0))
-        ys, xs = np.nonzero(clip.truth_thw[0])
-        box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
-        with ClipSource(clip) as source:
-            for result in tracker.track(source, [Prompt(0, 1, box_xyxy=box)]):
-                t = result.frame_index
-                if t == 0:
-                    continue
-                mask = masks.decode(result.rle)
-                says_absent = result.presence < 0.5 or not mask.any()
-                if clip.in_view_t[t] == 0:
-                    absent.append(says_absent)
-                elif clip.in_view_t[t] >= CLEARLY_PRESENT:
-                    lost.append(says_absent)
-                    (before if t < first_gone else after).append(_iou(mask > 0, clip.truth_thw[t]))
+        if clip.in_view_t[seen.frame_index] == 0:
+            absent.append(seen.says_absent)
+        elif clip.in_view_t[seen.frame_index] >= CLEARLY_PRESENT:
+            lost.append(seen.says_absent)
+            (before if seen.frame_index < first_gone else after).append(seen.iou)
     if not absent or not lost:
         raise TrainingError("The data set gives no clip whose object leaves the picture.")
     return PresenceReport(
-        clips=count,
+        clips=len(names),
         absent_frames=len(absent),
         present_frames=len(lost),
         reported_absent=100 * float(np.mean(absent)),
@@ -120,19 +111,62 @@ def score_presence(tracker: Tracker, clips: Iterator[ExitClip]) -> PresenceRepor
     )
 
 
-def exit_clips(davis_root: Path, length: int) -> Iterator[ExitClip]:
-    """One clip a sequence; always the same ones."""
+@dataclass(frozen=True, slots=True)
+class SeenFrame:
+    """What a tracker said of a frame, and how well its mask fits."""
+
+    frame_index: int
+    says_absent: bool
+    iou: float
+
+
+def tracked_frames(tracker: Tracker, clips: Iterable[ExitClip]) -> Iterator[tuple[ExitClip, SeenFrame]]:
+    """Track the object of every clip from its box on the first frame; all frames but that one."""
+    for clip in clips:
+        ys, xs = np.nonzero(clip.truth_thw[0])
+        box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
+        with ClipSource(clip) as source:
+            for result in tracker.track(source, [Prompt(0, 1, box_xyxy=box)]):
+                t = result.frame_index
+                if t > 0:
+                    mask_hw = masks.decode(result.rle) > 0
+                    says_absent = result.presence < 0.5 or not mask_hw.any()
+                    yield clip, SeenFrame(t, says_absent, _iou(mask_hw, clip.truth_thw[t]))
+
+
+JUDGED_SHIFT = 3
+"""How far apart host and guest of the judged clips stand in the list of sequences."""
+
+
+def exit_clips(
+    davis_root: Path, length: int, shift: int = JUDGED_SHIFT, mirrored: bool = False
+) -> Iterator[ExitClip]:
+    """One clip a sequence; always the same ones.
+
+    Args:
+        davis_root: a data set in DAVIS layout with at least two sequences.
+        length: of each clip, in frames.
+        shift: which sequence's object visits which other one.
+        mirrored: the object leaves to the right.
+    """
     names = davis_sequence_names(davis_root)
     if len(names) < 2:
         raise TrainingError(f"{davis_root} needs at least two sequences.")
-    shift = 3 if len(names) > 3 else 1
+    # never a sequence's own object
+    shift = (shift - 1) % (len(names) - 1) + 1 if len(names) > JUDGED_SHIFT else 1
     for index, name in enumerate(names):
         guest = names[(index + shift) % len(names)]
         hosts, _ = davis_sequence(davis_root, name, length)
         guests, alphas = davis_sequence(davis_root, guest, length)
         clip = _paste_leaving(f"{name}+{guest}", hosts, guests, alphas, min(len(hosts), len(guests)))
         if clip is not None:
-            yield clip
+            yield _mirror(clip) if mirrored else clip
+
+
+def _mirror(clip: ExitClip) -> ExitClip:
+    frames = np.ascontiguousarray(clip.frames_thwc[:, :, ::-1])
+    truth = np.ascontiguousarray(clip.truth_thw[:, :, ::-1])
+    return ExitClip(clip.name + ", mirrored", frames, truth, clip.in_view_t)
 
 
 def _paste_leaving(
