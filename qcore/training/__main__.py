@@ -24,7 +24,14 @@ from qcore.training.presence_head import collect, fit_head, training_clips
 from qcore.training.recipes import RECIPES, Recipe
 from qcore.training.synthesis import ClipGenerator, SynthesisConfig
 from qcore.training.trainer import Budget, RunConfig, Trainer, averaged_weights, start_ranks
-from qcore.training.weights import arch_of, blend, save_weights, shift_presence, start_model
+from qcore.training.weights import (
+    arch_of,
+    blend,
+    save_weights,
+    shift_bundle_presence,
+    shift_presence,
+    start_model,
+)
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +121,13 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--seed", type=int, default=0)
     fit.add_argument("--out", type=Path, required=True)
     fit.set_defaults(run=_fit_presence)
+
+    shift = verbs.add_parser("shift-presence", help="move the threshold of presence, of a bundle too")
+    shift.add_argument("model", type=Path, help="weights file or bundle")
+    shift.add_argument("--by", type=float, required=True, help="added to the presence logit")
+    shift.add_argument("--original", type=Path, help="of a bundle: the weights file shifted alike")
+    shift.add_argument("--out", type=Path, required=True)
+    shift.set_defaults(run=_shift_presence)
 
     preview = verbs.add_parser("preview", help="draw some synthetic clips into a picture")
     preview.add_argument("--pack", type=Path, action="append", required=True)
@@ -218,6 +232,19 @@ def _fit_presence(args: argparse.Namespace) -> int:
     shift_presence(state, args.presence_shift)
     notes = {"presence_rounds": args.rounds, "presence_shift": args.presence_shift, "seed": args.seed}
     save_weights(state, arch_of(args.start), args.out, notes)
+    return 0
+
+
+def _shift_presence(args: argparse.Namespace) -> int:
+    if args.original is not None:
+        shift_bundle_presence(args.model, args.by, args.original, args.out)
+        return 0
+    model = load_model(args.model)
+    if hasattr(model, "bundle_header"):
+        raise TrainingError("A bundle needs --original, the weights it stands for from now on.")
+    state = model.state_dict()
+    shift_presence(state, args.by)
+    save_weights(state, arch_of(args.model), args.out, {"presence_shifted_by": args.by})
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,11 @@ from qcore.models.embedded import (
     build_embedded,
     set_image_size,
 )
+from qcore.models.files import sha256_of
 from qcore.models.loading import embedded_arch, load_embedded
+from qcore.quant.bundle import load_bundle, save_bundle
+from qcore.quant.bundle_header import BundleHeader
+from qcore.quant.layers import QuantizedLayer
 from qcore.training.errors import TrainingError
 
 _BATCH_NORM_EPSILON = 1e-3
@@ -142,6 +147,31 @@ def shift_presence(state: dict[str, Tensor], by: float) -> None:
     if not biases:
         raise TrainingError("The model has no presence head.")
     state[biases[-1]] = state[biases[-1]].float() + by
+
+
+def shift_bundle_presence(bundle: Path, by: float, original: Path, out: Path) -> None:
+    """Write a bundle with its presence logit moved: the bias of the head's last layer is not quantized.
+
+    Args:
+        bundle: of a model with a presence head.
+        by: added to the logit.
+        original: weights file that the new bundle names as its original.
+        out: file to write.
+
+    Raises:
+        BundleError: the file is no sound bundle.
+        TrainingError: the model has no presence head.
+    """
+    model: Any = load_bundle(bundle)
+    header = model.bundle_header
+    assert isinstance(header, BundleHeader)
+    if not model.pred_obj_scores:
+        raise TrainingError("The model has no presence head.")
+    last: Any = model.sam_mask_decoder.pred_obj_score_head.layers[-1]
+    layer: Any = last.layer if isinstance(last, QuantizedLayer) else last
+    layer.bias.add_(by)
+    description = dataclasses.replace(header.model, base_sha256=sha256_of(original))
+    save_bundle(out, model, description, header.information, header.mutual_kv)
 
 
 def arch_of(start: Path) -> EmbeddedArch:

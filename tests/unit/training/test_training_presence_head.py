@@ -11,6 +11,9 @@ from safetensors.torch import load_file
 from sam2.modeling.sam2_utils import MLP
 
 from qcore.models.embedded import EmbeddedArch, build_embedded
+from qcore.models.files import sha256_of
+from qcore.models.loading import load_model, resolve_model
+from qcore.quant.bundle import read_header
 from qcore.training import presence_head
 from qcore.training.__main__ import main
 from qcore.training.errors import TrainingError
@@ -98,3 +101,22 @@ def test_only_the_head_of_a_file_changes(
     changed = {name for name in first if not torch.equal(first[name], second[name])}
     assert changed
     assert all(name.startswith("sam_mask_decoder.pred_obj_score_head.") for name in changed)
+
+
+def test_the_threshold_of_weights_and_of_their_bundle_moves_and_nothing_else(tmp_path: Path) -> None:
+    weights, bundle = resolve_model("embedded-fp16"), resolve_model("embedded")
+    moved, moved_bundle = tmp_path / "w.safetensors", tmp_path / "b.safetensors"
+    command = ["shift-presence", str(weights), "--by", "0.5", "--out", str(moved)]
+    assert main(command) == 0
+    command = ["shift-presence", str(bundle), "--by", "0.5", "--out", str(moved_bundle)]
+    assert main(command) == 1
+    assert main([*command, "--original", str(moved)]) == 0
+    for before, after in ((weights, moved), (bundle, moved_bundle)):
+        first, second = load_model(before).state_dict(), load_model(after).state_dict()
+        assert first.keys() == second.keys()
+        changed = [name for name in first if not torch.equal(first[name], second[name])]
+        assert len(changed) == 1
+        assert "pred_obj_score_head.layers.2" in changed[0]
+        assert changed[0].endswith("bias")
+        assert float(second[changed[0]] - first[changed[0]]) == pytest.approx(0.5, abs=2e-3)
+    assert read_header(moved_bundle).model.base_sha256 == sha256_of(moved)
