@@ -26,6 +26,7 @@ LEARNING_RATE = 3e-4
 WEIGHT_DECAY = 1e-2
 BATCH = 1024
 _WHOLE = 1 << 20
+"""More frames than any labelled clip has."""
 KNOWN_IOU = 0.3
 """A frame with the object counts only where the model follows it, or thinks that it is gone: a token that
 looks at something else says nothing about either."""
