@@ -109,6 +109,10 @@ class ProductRoundings:
         """What the scores' factor is multiplied by: logarithmic codes take them in units of ln(2)."""
         return _LOG2_E if isinstance(self.probs, LogRounding) else 1.0
 
+    def score_factor(self, scale: float) -> float:
+        """What turns products of centred codes into scores in that unit."""
+        return scale * float(self.query.scale) * float(self.key.scale) * self.score_unit
+
     def score_ways(self) -> tuple[Way, ...]:
         """How the scores can be computed exactly here."""
         is_byte = self.query.is_per_tensor and self.key.is_per_tensor
@@ -227,7 +231,7 @@ def attend_small(
     """
     queries, keys = roundings.query.centred(q_bnc, dtype), roundings.key.centred(k_bmc, dtype)
     values = roundings.value.centred(v_bmd, dtype)
-    scale *= float(roundings.query.scale) * float(roundings.key.scale) * roundings.score_unit
+    scale = roundings.score_factor(scale)
     if keys.shape[-2] <= _FEW_KEYS and isinstance(roundings.probs, Rounding):
         scores = torch.matmul(keys, queries.transpose(-2, -1)).float().mul_(scale)
         weights = roundings.probs.centred(torch.softmax(scores, dim=-2), dtype).transpose(-2, -1)
@@ -295,9 +299,8 @@ class _Scores:
         way: Way,
     ) -> None:
         self.query, self.way = roundings.query, way
-        unit = roundings.score_unit
-        self.factor = scale * float(roundings.query.scale) * float(roundings.key.scale) * unit
-        key_bias_m = None if key_bias_m is None else key_bias_m * unit
+        self.factor = roundings.score_factor(scale)
+        key_bias_m = None if key_bias_m is None else key_bias_m * roundings.score_unit
         if way.is_integer:
             # what a shift of the keys adds is the same for all keys of a query: softmax does not see it
             codes_mc = roundings.key.shifted_bytes(keys_mc, _signed_shift(roundings.key))

@@ -25,8 +25,6 @@ from qcore.training.sources import davis_sequence, davis_sequence_names
 LEARNING_RATE = 3e-4
 WEIGHT_DECAY = 1e-2
 BATCH = 1024
-_WHOLE = 1 << 20
-"""More frames than any labelled clip has."""
 KNOWN_IOU = 0.3
 """A frame with the object counts only where the model follows it, or thinks that it is gone: a token that
 looks at something else says nothing about either."""
@@ -53,10 +51,10 @@ def training_clips(davis_root: Path, length: int, rounds: int) -> Iterator[ExitC
         rounds: other objects, mirrored in every second round.
     """
     for name in davis_sequence_names(davis_root):
-        frames, alphas = davis_sequence(davis_root, name, _WHOLE)
+        frames, alphas = davis_sequence(davis_root, name)
         truth_thw = np.stack(alphas) > 127
         if truth_thw[0].any():
-            in_view_t = truth_thw.any(axis=(1, 2)) * np.ones(len(truth_thw))
+            in_view_t = np.array([float(mask_hw.any()) for mask_hw in truth_thw])
             yield ExitClip(name, np.stack(frames), truth_thw, in_view_t)
     for shift in range(1, rounds + 1):
         yield from exit_clips(davis_root, length, shift, mirrored=shift % 2 == 0)

@@ -67,8 +67,8 @@ def davis_sequence_names(root: Path) -> list[str]:
     return sorted(path.name for path in images.iterdir() if path.is_dir())
 
 
-def davis_sequence(root: Path, name: str, limit: int) -> tuple[list[UInt8], list[UInt8]]:
-    """The first ``limit`` frames (H, W, 3) of a sequence and all its objects as one mask (H, W), 0 or 255."""
+def davis_sequence(root: Path, name: str, limit: int | None = None) -> tuple[list[UInt8], list[UInt8]]:
+    """Frames (H, W, 3) of a sequence, at most ``limit``, and all its objects as one mask (H, W), 0 or 255."""
     frames, labels = _davis_labels(root, name, 1, limit)
     return frames, [np.asarray((label > 0) * 255, dtype=np.uint8) for label in labels]
 

@@ -23,7 +23,6 @@ from qcore.models.files import sha256_of
 from qcore.models.loading import embedded_arch, load_embedded
 from qcore.quant.bundle import load_bundle, save_bundle
 from qcore.quant.bundle_header import BundleHeader
-from qcore.quant.layers import QuantizedLayer
 from qcore.training.errors import TrainingError
 
 _BATCH_NORM_EPSILON = 1e-3
@@ -165,11 +164,9 @@ def shift_bundle_presence(bundle: Path, by: float, original: Path, out: Path) ->
     model: Any = load_bundle(bundle)
     header = model.bundle_header
     assert isinstance(header, BundleHeader)
-    if not model.pred_obj_scores:
-        raise TrainingError("The model has no presence head.")
-    last: Any = model.sam_mask_decoder.pred_obj_score_head.layers[-1]
-    layer: Any = last.layer if isinstance(last, QuantizedLayer) else last
-    layer.bias.add_(by)
+    state = model.state_dict()
+    shift_presence(state, by)
+    model.load_state_dict(state)
     description = dataclasses.replace(header.model, base_sha256=sha256_of(original))
     save_bundle(out, model, description, header.information, header.mutual_kv)
 

@@ -1,4 +1,4 @@
-"""The presence head learns from tokens alone, and its threshold comes from clips it has not seen."""
+"""The presence head learns from tokens alone, and nothing else of a model changes."""
 
 from __future__ import annotations
 
