@@ -12,12 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from qcore.quant.clip_selection import Box, ClipPlan, ClipRequest, Rgb, plan_clips, read_frames
-
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from qcore.tracking.preprocess import image_tensor
 
 
 @dataclass(frozen=True)
@@ -61,16 +58,6 @@ def fingerprint(clips: Sequence[CalibrationClip]) -> str:
         for frame in clip.frames:
             digest.update(frame.tobytes())
     return digest.hexdigest()
-
-
-def image_tensor(rgb_hw3: Rgb, image_size: int, device: torch.device | str = "cpu") -> Tensor:
-    """The model's normalised square input, float32 (1, 3, S, S); the arithmetic of upstream's frame
-    loader.
-    """
-    resized = np.asarray(Image.fromarray(rgb_hw3).resize((image_size, image_size)))
-    pixels = torch.from_numpy(resized.copy()).permute(2, 0, 1).float() / 255.0
-    mean, deviation = torch.tensor(_MEAN)[:, None, None], torch.tensor(_DEVIATION)[:, None, None]
-    return ((pixels - mean) / deviation)[None].to(device)
 
 
 @torch.no_grad()

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qcore.quant.calibration_data import CalibrationClip, image_tensor
+from qcore.quant.calibration_data import CalibrationClip
+from qcore.tracking.preprocess import image_tensor
 
 STAGES = ("image_encoder", "memory_attention", "sam_mask_decoder", "memory_encoder")
 """In the order data flows."""

@@ -142,6 +142,8 @@ def lower(
     report = KernelReport(
         device.type, chosen, tuple(replaced), tuple(kept), bool(quantized), bool(quantized) and integers
     )
+    if chosen is not Precision.FP32 or quantized:
+        model.computes_exactly = False
     log.info("kernels: %s", report)
     return report
 

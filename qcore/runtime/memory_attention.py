@@ -158,11 +158,15 @@ class _FastLayer:
         )
         self.feed_forward = feed_forward(source.linear1, source.linear2, dtype, rows_hint, "relu", integers)
 
-    def __call__(
+    def attend_itself(self, x_bnc: Tensor) -> Tensor:
+        """The part that knows of no memory."""
+        normed = self.source.norm1(x_bnc)
+        return x_bnc + self.self_attention(normed, normed, normed)
+
+    def attend_memory(
         self, x_bnc: Tensor, k_bmd: Tensor, memory_bmd: Tensor, pointers: int, key_bias_m: Tensor | None
     ) -> Tensor:
-        normed = self.source.norm1(x_bnc)
-        x_bnc = x_bnc + self.self_attention(normed, normed, normed)
+        """The rest, from what `attend_itself` gave."""
         normed = self.source.norm2(x_bnc)
         x_bnc = x_bnc + self.cross_attention(normed, k_bmd, memory_bmd, pointers, key_bias_m)
         return x_bnc + self.feed_forward(self.source.norm3(x_bnc))
@@ -206,6 +210,20 @@ class FastMemoryAttention(nn.Module):
         self._is_quantized = any(isinstance(m, QuantizedRoPEAttention) for m in source.modules())
         self._keys_with_pos = [layer.pos_enc_at_cross_attn_keys for layer in source.layers]
 
+    def attend_itself(
+        self, curr: Tensor | list[Tensor], curr_pos: Tensor | list[Tensor] | None = None
+    ) -> Tensor:
+        """The first layer's self-attention, (batch, n, d_model): the same for all objects of a frame.
+
+        Args:
+            curr: (n, batch, d_model) features of the frame, n = side * side.
+            curr_pos: position code of ``curr``.
+        """
+        curr = curr[0] if isinstance(curr, list) else curr
+        curr_pos = curr_pos[0] if isinstance(curr_pos, list) else curr_pos
+        x_bnc = curr + 0.1 * curr_pos if self.pos_enc_at_input and curr_pos is not None else curr
+        return self._fast[0].attend_itself(x_bnc.transpose(0, 1).contiguous())
+
     def forward(
         self,
         curr: Tensor | list[Tensor],
@@ -214,6 +232,7 @@ class FastMemoryAttention(nn.Module):
         memory_pos: Tensor | None = None,
         num_obj_ptr_tokens: int = 0,
         key_bias: Tensor | None = None,
+        self_attended: Tensor | None = None,
     ) -> Tensor:
         """Attend from the frame's features to the memory.
 
@@ -224,21 +243,20 @@ class FastMemoryAttention(nn.Module):
             memory_pos: position code of ``memory``.
             num_obj_ptr_tokens: tokens that get no rotary encoding.
             key_bias: (m,) added to the scores of every memory token: log of the frames merged into it.
+            self_attended: what `attend_itself` made of ``curr`` and ``curr_pos``, if it is known.
 
         Returns:
             (n, batch, d_model) conditioned features in the dtype of ``curr``.
         """
-        curr = curr[0] if isinstance(curr, list) else curr
-        curr_pos = curr_pos[0] if isinstance(curr_pos, list) else curr_pos
-        x_bnc = curr + 0.1 * curr_pos if self.pos_enc_at_input and curr_pos is not None else curr
-        x_bnc = x_bnc.transpose(0, 1).contiguous()
         memory_bmd = memory.transpose(0, 1).contiguous()
         with_pos = memory_bmd if memory_pos is None else memory_bmd + memory_pos.transpose(0, 1)
         if not self._is_quantized:
             memory_bmd, with_pos = memory_bmd.to(self.dtype), with_pos.to(self.dtype)
-        for layer, keys_with_pos in zip(self._fast, self._keys_with_pos, strict=True):
+        x_bnc = self.attend_itself(curr, curr_pos) if self_attended is None else self_attended
+        for index, (layer, keys_with_pos) in enumerate(zip(self._fast, self._keys_with_pos, strict=True)):
             keys = with_pos if keys_with_pos else memory_bmd
-            x_bnc = layer(x_bnc, keys, memory_bmd, num_obj_ptr_tokens, key_bias)
+            x_bnc = x_bnc if index == 0 else layer.attend_itself(x_bnc)
+            x_bnc = layer.attend_memory(x_bnc, keys, memory_bmd, num_obj_ptr_tokens, key_bias)
         normed: Tensor = F.layer_norm(
             x_bnc, self.norm.normalized_shape, self.norm.weight, self.norm.bias, self.norm.eps
         )

@@ -16,7 +16,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 
 from qcore.tracking.feature_cache import EncodedFrame
-from qcore.tracking.memory_attention import attend_memory
+from qcore.tracking.memory_attention import as_tokens, attend_memory
 from qcore.tracking.memory_bank import MemoryEntry
 from qcore.tracking.memory_plan import MemoryPlan
 from qcore.tracking.mutual_kv import MemoryFrame
@@ -93,9 +93,16 @@ class Conditioner:
         )
 
     def with_memory(
-        self, frame: EncodedFrame, position_1chw: torch.Tensor, tokens: MemoryTokens
+        self,
+        frame: EncodedFrame,
+        position_1chw: torch.Tensor,
+        tokens: MemoryTokens,
+        self_attended_bnc: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Features (1, C, H, W) of a frame that attends to memories; several threads may call it."""
+        """Features (1, C, H, W) of a frame that attends to memories; several threads may call it.
+
+        ``self_attended_bnc`` is what `FrameEncoder.self_attended` gave for the frame.
+        """
         begin = time.perf_counter()
         features_bchw = self._attend(
             frame,
@@ -104,6 +111,7 @@ class Conditioner:
             tokens.position_mbc,
             tokens.pointer_count,
             tokens.key_bias_m,
+            self_attended_bnc,
         )
         self._count(tokens, frame, time.perf_counter() - begin)
         return features_bchw
@@ -116,16 +124,18 @@ class Conditioner:
         memory_pos_mbc: torch.Tensor,
         pointer_count: int,
         key_bias_m: torch.Tensor | None = None,
+        self_attended_bnc: torch.Tensor | None = None,
     ) -> torch.Tensor:
         top = frame.top_bchw
         output_nbc = attend_memory(
             self._model.memory_attention,
-            top.flatten(2).permute(2, 0, 1),
-            position_1chw.to(top.dtype).flatten(2).permute(2, 0, 1),
+            as_tokens(top),
+            as_tokens(position_1chw.to(top.dtype)),
             memory_mbc,
             memory_pos_mbc,
             pointer_count,
             key_bias_m,
+            self_attended_bnc,
         )
         return output_nbc.permute(1, 2, 0).reshape(top.shape)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -18,7 +19,8 @@ from sam2.modeling.sam2_base import SAM2Base
 
 from qcore.tracking.feature_cache import EncodedFrame, FeatureCache
 from qcore.tracking.feature_store import FeatureStore
-from qcore.tracking.preprocess import Frames, image_tensor
+from qcore.tracking.memory_attention import as_tokens, attend_itself
+from qcore.tracking.preprocess import Frames, computes_exactly, image_tensor
 from qcore.tracking.workers import Workers
 
 LOOK_AHEAD_FRAMES = 2
@@ -47,11 +49,13 @@ class FrameEncoder:
         self._source = source
         self._storage_dtype = storage_dtype
         self._store = store
+        self._exact = computes_exactly(model)
         self._position_1chw: torch.Tensor | None = None
         self._reading = threading.Lock()
         self._lock = threading.Lock()
         """Guards the encodings that run."""
         self._running: dict[int, Future[EncodedFrame]] = {}
+        self._self_attended: OrderedDict[int, torch.Tensor] = OrderedDict()
         self.cache = cache
         self.encoder_runs = 0
 
@@ -63,6 +67,31 @@ class FrameEncoder:
         frame = self.cache.get(frame_index) if running is None else running.result()
         if frame is None:
             frame = self._encode_frame(frame_index, self._source)
+        return self._as_used(frame)
+
+    def self_attended(self, frame_index: int) -> torch.Tensor | None:
+        """What all objects of a frame share of memory attention, see `memory_attention.attend_itself`.
+
+        Kept for the last few frames.
+        """
+        with self._lock:
+            found = self._self_attended.get(frame_index)
+        return self._attend_itself(frame_index, self[frame_index]) if found is None else found
+
+    def _attend_itself(self, frame_index: int, frame: EncodedFrame) -> torch.Tensor | None:
+        top_bchw = frame.top_bchw
+        position_1chw = self.position_1chw.to(top_bchw.dtype)
+        attended_bnc = attend_itself(
+            self._model.memory_attention, as_tokens(top_bchw), as_tokens(position_1chw)
+        )
+        if attended_bnc is not None:
+            with self._lock:
+                self._self_attended[frame_index] = attended_bnc
+                while len(self._self_attended) > LOOK_AHEAD_FRAMES + 1:
+                    self._self_attended.popitem(last=False)
+        return attended_bnc
+
+    def _as_used(self, frame: EncodedFrame) -> EncodedFrame:
         if self._storage_dtype is None:
             return frame
         return EncodedFrame(tuple(level.to(self._model_dtype) for level in frame.levels))
@@ -81,12 +110,16 @@ class FrameEncoder:
     def encode_pictures(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> list[EncodedFrame]:
         """Encode pictures (H, W, 3) that are no frames of the video; they are not cached."""
         model = self._model
-        images = [image_tensor(picture, model.image_size, model.device) for picture in pictures]
-        backbone = model.forward_image(torch.cat(images).to(self._model_dtype))
+        images = torch.cat([self._image(picture) for picture in pictures])
+        backbone = model.forward_image(images)
         if self._position_1chw is None:
             self._position_1chw = backbone["vision_pos_enc"][-1][:1]
         levels = backbone["backbone_fpn"][-model.num_feature_levels :]
         return [EncodedFrame(tuple(level[k : k + 1] for level in levels)) for k in range(len(pictures))]
+
+    def _image(self, rgb_hw3: npt.NDArray[np.uint8]) -> torch.Tensor:
+        model = self._model
+        return image_tensor(rgb_hw3, model.image_size, model.device, self._exact).to(self._model_dtype)
 
     def _level_shapes(self) -> list[tuple[int, ...]]:
         """(1, C, H, W) of every level."""
@@ -143,8 +176,7 @@ class FrameEncoder:
 
     def _encode(self, rgb_hw3: npt.NDArray[np.uint8]) -> EncodedFrame:
         model = self._model
-        image_13ss = image_tensor(rgb_hw3, model.image_size, model.device).to(self._model_dtype)
-        backbone = model.forward_image(image_13ss)
+        backbone = model.forward_image(self._image(rgb_hw3))
         with self._lock:
             self.encoder_runs += 1
         if self._position_1chw is None:
@@ -161,23 +193,30 @@ class LookAhead:
     def __init__(self, encoder: FrameEncoder, source: Frames, workers: Workers, computing: Any) -> None:
         self._encoder, self._source = encoder, source
         self._workers, self._computing = workers, computing
+        self._is_late = False
+        """Whether the objects had to wait for the last frame that they asked for."""
 
-    def want(self, frame_indices: Collection[int]) -> int:
-        """Begin with these frames, nearest first, unless they are encoded or too large to be kept.
-
-        Returns:
-            How many were begun.
-        """
+    def missing(self, frame_indices: Collection[int]) -> list[int]:
+        """Those frames that can be begun: neither encoded nor running nor too large to be kept."""
         encoder = self._encoder
-        begun = 0
-        if not self._fits():
-            return begun
-        for frame_index in frame_indices:
-            with encoder._lock:
-                if frame_index not in encoder._running and frame_index not in encoder.cache:
-                    encoder._running[frame_index] = self._workers.submit(self._encode, frame_index)
-                    begun += 1
-        return begun
+        with encoder._lock:
+            return [
+                t
+                for t in frame_indices
+                if t not in encoder._running and t not in encoder.cache and self._fits()
+            ]
+
+    def demand(self, frame_index: int) -> None:
+        """Begin with the frame that is tracked next, if it is missing, and note whether its objects wait."""
+        self.begin([frame_index])
+        with self._encoder._lock:
+            self._is_late = frame_index in self._encoder._running
+
+    def begin(self, frame_indices: Collection[int]) -> None:
+        """Begin with what is missing of these frames, nearest first."""
+        for frame_index in self.missing(frame_indices):
+            with self._encoder._lock:
+                self._encoder._running[frame_index] = self._workers.submit(self._encode, frame_index)
 
     def stop(self) -> None:
         """Drop what has not begun and wait for the rest; errors of frames that nobody asked for go too."""
@@ -199,7 +238,10 @@ class LookAhead:
         encoder = self._encoder
         try:
             with self._computing():
-                return encoder._encode_frame(frame_index, self._source)
+                frame = encoder._encode_frame(frame_index, self._source)
+                if not self._is_late:  # there is time to do the objects' work too
+                    encoder._attend_itself(frame_index, encoder._as_used(frame))
+                return frame
         finally:
             # the frame is in the cache by now; after an error the next one to ask tries again
             with encoder._lock:

@@ -26,6 +26,7 @@ def attend_memory(
     memory_pos_mbc: torch.Tensor,
     num_pointer_tokens: int,
     key_bias_m: torch.Tensor | None = None,
+    self_attended_bnc: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Condition the current frame's features on memory tokens; returns (N, B, C).
 
@@ -38,6 +39,7 @@ def attend_memory(
         num_pointer_tokens: how many of the last tokens are pointers (they take no rotary encoding).
         key_bias_m: added to the cross-attention logits of every query, one value a memory token (the log of
             the number of frames it stands for). Without it this is the model's own forward.
+        self_attended_bnc: what `attend_itself` gave for the same frame.
 
     Raises:
         TrackingError: a bias is given and the module is neither SAM 2's nor takes one.
@@ -53,8 +55,25 @@ def attend_memory(
         if not _takes_key_bias(module.forward):
             return _attend_weighted(module, key_bias_m=key_bias_m, **inputs)
         inputs["key_bias"] = key_bias_m
+    if self_attended_bnc is not None:
+        inputs["self_attended"] = self_attended_bnc
     output_nbc: torch.Tensor = module(**inputs)
     return output_nbc
+
+
+def as_tokens(map_bchw: torch.Tensor) -> torch.Tensor:
+    """A map (B, C, H, W) as SAM 2's attention takes it: (H * W, B, C)."""
+    return map_bchw.flatten(2).permute(2, 0, 1)
+
+
+def attend_itself(module: Any, curr_nbc: torch.Tensor, curr_pos_nbc: torch.Tensor) -> torch.Tensor | None:
+    """The part of memory attention that depends on the frame alone, (B, N, C); None where it cannot be had.
+
+    It serves every object of the frame, and can be computed before the memories are there. `qcore.runtime`'s
+    module offers it, SAM 2's own does not.
+    """
+    alone = getattr(module, "attend_itself", None)
+    return None if alone is None else alone(curr_nbc, curr_pos_nbc)
 
 
 def _takes_key_bias(forward: Any) -> bool:

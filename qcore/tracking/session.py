@@ -13,7 +13,8 @@ A session is disposable: the project holds prompts and masks, and a new session 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -284,14 +285,18 @@ class VideoSession:
             self._begin(object_id, sweep.start_of(object_id), sweep.reverse)
         walk = list(sweep.frames())
         for position, (frame_index, present) in enumerate(walk):
-            begun = 0
-            if ahead is not None:
-                coming = walk[position : position + 1 + LOOK_AHEAD_FRAMES]
-                begun = ahead.want([t for t, ids in coming if self._needs_encoding(t, ids)])
-            # with nothing else to do, one object is faster on all threads than on a worker's share
-            idle = len(present) == 1 and not begun
-            with workers.team() if idle and workers is not None else contextlib.nullcontext():
-                tracked = self._track(frame_index, present, sweep.reverse, None if idle else workers)
+            near = walk[position : position + 1 + LOOK_AHEAD_FRAMES]
+            coming = [t for t, ids in near if self._needs_encoding(t, ids)]
+            if ahead is None or not ahead.missing(coming):
+                # with nothing else to do, one object is faster on all threads than on a worker's share
+                alone = workers is not None and len(present) == 1
+                with workers.team() if alone and workers is not None else contextlib.nullcontext():
+                    tracked = self._track(frame_index, present, sweep.reverse, None if alone else workers)
+            else:
+                if frame_index in coming:
+                    ahead.demand(frame_index)
+                begin = partial(ahead.begin, coming)
+                tracked = self._track(frame_index, present, sweep.reverse, workers, begin)
             for object_id in present:
                 memory = self._objects.get(object_id)
                 if memory is not None and memory.keyframes:
@@ -306,9 +311,17 @@ class VideoSession:
         return any(memory.keyframes and frame_index not in memory.keyframes for memory in memories)
 
     def _track(
-        self, frame_index: int, object_ids: Collection[int], reverse: bool, workers: Workers | None
+        self,
+        frame_index: int,
+        object_ids: Collection[int],
+        reverse: bool,
+        workers: Workers | None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> dict[int, MaskResult]:
-        """Masks of those objects that have no keyframe here, each by a worker of its own."""
+        """Masks of those objects that have no keyframe here, each by a worker of its own.
+
+        ``meanwhile`` may give the workers more to do: after the objects, for which the next frame waits.
+        """
         steps: list[Step] = []
         with self._computing():
             for object_id in object_ids:
@@ -322,7 +335,9 @@ class VideoSession:
         if workers is None:
             outcomes = [self._compute(step) for step in steps]
         else:
-            outcomes = [done.result() for done in [workers.submit(self._compute, step) for step in steps]]
+            running = [workers.submit(self._compute, step) for step in steps]
+            meanwhile()
+            outcomes = [done.result() for done in running]
         for step, outcome in zip(steps, outcomes, strict=True):
             memory = self._objects[step.object_id]
             memory.remember(frame_index, outcome.entry, outcome.logits_b1hw, reverse)

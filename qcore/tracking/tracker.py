@@ -36,6 +36,8 @@ class Step:
     frame: EncodedFrame
     tokens: MemoryTokens | None
     """None where there is no memory to attend to."""
+    self_attended_bnc: torch.Tensor | None
+    """What all objects of the frame share of memory attention, see `FrameEncoder.self_attended`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,9 @@ class ObjectTracker:
     def prepare(self, frame_index: int, object_id: int, memory: ObjectMemory, reverse: bool) -> Step:
         """Gather what tracking an object on a frame takes; for one thread, in the order of frames."""
         frame = self.encoder[frame_index]
-        return Step(frame_index, object_id, frame, self._tokens(frame, frame_index, memory, reverse))
+        tokens = self._tokens(frame, frame_index, memory, reverse)
+        attended_bnc = None if tokens is None else self.encoder.self_attended(frame_index)
+        return Step(frame_index, object_id, frame, tokens, attended_bnc)
 
     def compute(self, step: Step) -> Tracked:
         """Track; changes nothing, and several threads may do it."""
@@ -78,7 +82,9 @@ class ObjectTracker:
         if step.tokens is None:
             features_bchw = self.conditioner.without_memory(step.frame, position_1chw)
         else:
-            features_bchw = self.conditioner.with_memory(step.frame, position_1chw, step.tokens)
+            features_bchw = self.conditioner.with_memory(
+                step.frame, position_1chw, step.tokens, step.self_attended_bnc
+            )
         decoded = decode(self.model, features_bchw, step.frame, None)
         map_bchw = encode_memory(self.model, step.frame, decoded, is_prompted=False)
         entry = MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present)
@@ -131,7 +137,8 @@ class ObjectTracker:
         tokens = self._tokens(frame, frame_index, memory, reverse)
         if tokens is None:
             return None
-        return self.conditioner.with_memory(frame, self.encoder.position_1chw, tokens)
+        attended_bnc = self.encoder.self_attended(frame_index)
+        return self.conditioner.with_memory(frame, self.encoder.position_1chw, tokens, attended_bnc)
 
     def unconditioned(self, frame_index: int) -> torch.Tensor:
         """Features (1, C, H, W) of a frame seen without any other."""

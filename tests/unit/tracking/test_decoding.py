@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from sam2.modeling.sam2_base import SAM2Base
+from tracking_kit import ListSource
 
 from qcore import masks
+from qcore.runtime import Precision, lower
 from qcore.tracking.decoding import Decoded, mask_result
-from qcore.tracking.preprocess import image_tensor, mask_input, mask_logits
+from qcore.tracking.encoder import FrameEncoder
+from qcore.tracking.feature_cache import FeatureCache
+from qcore.tracking.preprocess import IMAGENET_STD, image_tensor, mask_input, mask_logits
 
 
 @settings(deadline=None)
@@ -38,6 +45,27 @@ def test_frames_are_prepared_as_upstream_prepares_them() -> None:
     found = image_tensor(frame, 64, torch.device("cpu"))
     assert found.shape == (1, 3, 64, 64)
     assert torch.allclose(found[0], expected, rtol=0, atol=1e-6)
+
+
+def test_a_model_that_rounds_gets_pictures_resized_fast(embedded_model: SAM2Base) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (270, 480, 3), dtype=np.uint8)
+    frame.flags.writeable = False  # as the video reader's are
+    cpu = torch.device("cpu")
+    step_c = 1 / (255 * torch.tensor(IMAGENET_STD)[:, None, None])
+    difference = ((image_tensor(frame, 96, cpu, exact=False) - image_tensor(frame, 96, cpu)) / step_c).abs()
+    assert difference.max() < 1.01
+    assert 0 < (difference > 0.5).float().mean() < 0.02
+
+    def encodes_fast(model: SAM2Base) -> bool:
+        encoder = FrameEncoder(model, ListSource([frame]), FeatureCache())
+        exact = image_tensor(frame, model.image_size, cpu)
+        return not torch.equal(encoder._image(frame).float(), exact)
+
+    half, exact = copy.deepcopy(embedded_model).bfloat16(), copy.deepcopy(embedded_model)
+    lower(exact, Precision.FP32)
+    lowered = copy.deepcopy(embedded_model)
+    lower(lowered, Precision.BF16)
+    assert [encodes_fast(model) for model in (embedded_model, exact, lowered, half)] == [0, 0, 1, 1]
 
 
 def test_a_given_mask_becomes_confident_logits() -> None:

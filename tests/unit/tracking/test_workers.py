@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +16,10 @@ import torch
 from sam2.modeling.sam2_base import SAM2Base
 from tracking_kit import FRAME_COUNT, HEIGHT, WIDTH, Clip
 
-from qcore.tracking.encoder import LOOK_AHEAD_FRAMES
+from qcore.runtime import Precision, lower
+from qcore.tracking import encoder
+from qcore.tracking.encoder import LOOK_AHEAD_FRAMES, LookAhead
+from qcore.tracking.memory_attention import attend_itself
 from qcore.tracking.mutual_kv import MutualKvSettings
 from qcore.tracking.session import VideoSession
 from qcore.tracking.tracker import Step, Tracked
@@ -142,6 +149,89 @@ def test_one_object_on_encoded_frames_gets_all_threads(
     names.clear()
     assert tracked(session, 2, Direction.FORWARD) == first
     assert set(names) == {"MainThread"}
+
+
+class AttendedBy(list[str]):
+    """Names of the threads that computed a frame's self-attention, which all its objects share."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+
+        def watched(*arguments: Any) -> torch.Tensor | None:
+            self.append(threading.current_thread().name)
+            return attend_itself(*arguments)
+
+        monkeypatch.setattr(encoder, "attend_itself", watched)
+
+
+@pytest.fixture
+def fast_model(micro_model: SAM2Base) -> SAM2Base:
+    """The micro model on kernels whose memory attention can begin without memories."""
+    model = copy.deepcopy(micro_model)
+    lower(model, Precision.FP32)
+    return model
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_objects_share_a_frames_self_attention(
+    fast_model: SAM2Base, clip: Clip, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    with monkeypatch.context() as patches:
+        patches.setattr(encoder, "attend_itself", lambda *_: None)
+        alone = tracked(session_of(fast_model, Watched(clip), 3), 1, Direction.FORWARD)
+    attended = AttendedBy(monkeypatch)
+    assert tracked(session_of(fast_model, Watched(clip), 3), threads, Direction.FORWARD) == alone
+    assert len(attended) == FRAME_COUNT - 3  # once a frame after the prompted one
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+class Held:
+    """Workers that work when they are told to, in the test's own thread."""
+
+    def __init__(self) -> None:
+        self._tasks: list[Callable[[], None]] = []
+
+    def submit(self, call: Callable[..., object], *arguments: object) -> Future[object]:
+        future: Future[object] = Future()
+        self._tasks.append(lambda: future.set_result(call(*arguments)))
+        return future
+
+    def work(self) -> None:
+        while self._tasks:
+            self._tasks.pop(0)()
+
+
+def test_the_encoder_leaves_self_attention_to_objects_that_wait_for_it(
+    fast_model: SAM2Base, clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, workers = Watched(clip), Held()
+    session = session_of(fast_model, source, 1)
+    attended = AttendedBy(monkeypatch)
+    ahead = LookAhead(session._encoder, source, workers, session._computing)  # type: ignore[arg-type]
+    counts = []
+    for due, coming in ((3, [3, 4]), (4, [5]), (6, []), (6, [7])):
+        ahead.demand(due)
+        ahead.begin(coming)
+        workers.work()
+        counts.append(len(attended))
+    assert counts == [0, 1, 1, 2]  # 3 and 6 were due before they were encoded
+
+
+def test_the_encoder_takes_self_attention_over_where_it_is_ahead(
+    fast_model: SAM2Base, clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = session_of(fast_model, Watched(clip), 1)
+    attended = AttendedBy(monkeypatch)
+    torch.set_num_threads(2)
+    for _ in session.propagate(2):
+        until(lambda: not session._encoder._running)
+    assert len(attended) == FRAME_COUNT - 3
+    assert all(name.startswith("tracking") for name in attended)
 
 
 def test_a_small_cache_is_not_filled_ahead(micro_model: SAM2Base, clip: Clip) -> None:
