@@ -30,8 +30,9 @@ from qcore.runtime.rounding import Rounding
 QUERY_BLOCK = 256
 """Queries handled at a time: more than in `attention`: a product of bytes begins by copying its matrix."""
 _LOG2_E = 1.0 / math.log(2.0)
-_CACHED = 1 << 16
-"""Scores that stay in a core's own cache, with a copy of them."""
+_CACHED = 1 << 17
+"""Scores that stay in a core's own cache, with a copy of them. Half as many are no faster on one thread, and
+slower beside another: every call may wait for it."""
 _LEAST_ROWS = 16
 _FEW_KEYS = 16
 """Up to this many, a softmax along the queries' axis in memory is several times as fast."""
