@@ -142,7 +142,7 @@ def lower(
     report = KernelReport(
         device.type, chosen, tuple(replaced), tuple(kept), bool(quantized), bool(quantized) and integers
     )
-    if chosen is not Precision.FP32 or quantized:
+    if report.precision is not Precision.FP32 or report.is_quantized:
         model.computes_exactly = False
     log.info("kernels: %s", report)
     return report

@@ -145,7 +145,7 @@ class Conditioner:
         return MemoryFrame(
             entry.uid,
             t_pos,
-            map_bchw.to(self._model.device).flatten(2).permute(2, 0, 1),
+            as_tokens(map_bchw.to(self._model.device)),
             self._map_position(map_bchw, t_pos),
             entry.is_present,
         )
@@ -172,7 +172,7 @@ class Conditioner:
         model = self._model
         if self._map_position_mbc is None:
             space_bchw = model.memory_encoder.position_encoding(map_bchw.float())
-            self._map_position_mbc = space_bchw.flatten(2).permute(2, 0, 1)
+            self._map_position_mbc = as_tokens(space_bchw)
         return self._map_position_mbc + model.maskmem_tpos_enc[model.num_maskmem - t_pos - 1]
 
     def _pointers(

@@ -12,6 +12,7 @@ from sam2.modeling.sam2_base import SAM2Base
 
 from qcore import masks
 from qcore.tracking.feature_cache import EncodedFrame
+from qcore.tracking.memory_attention import as_tokens
 from qcore.tracking.memory_bank import MEMORY_DTYPE
 from qcore.tracking.types import MaskResult
 
@@ -88,7 +89,7 @@ def upsample_logits(logits_b1hw: torch.Tensor, image_size: int) -> torch.Tensor:
 
 def encode_memory(model: SAM2Base, frame: EncodedFrame, decoded: Decoded, is_prompted: bool) -> torch.Tensor:
     """Memory map (1, C, H, W) in `MEMORY_DTYPE` of a decoded mask."""
-    top_nbc = frame.top_bchw.flatten(2).permute(2, 0, 1)
+    top_nbc = as_tokens(frame.top_bchw)
     map_bchw, _ = model._encode_new_memory(
         current_vision_feats=[top_nbc],
         feat_sizes=[tuple(frame.top_bchw.shape[-2:])],

@@ -1,6 +1,7 @@
 """Runs the image encoder on a video's frames, each at most once while the cache holds it.
 
-Frames to come can be encoded ahead by other threads (`LookAhead`); only one at a time reads the video.
+Frames to come can be encoded ahead by other threads (`LookAhead`), with the part of memory attention that all
+objects of a frame share; only one thread at a time reads the video.
 """
 
 from __future__ import annotations
@@ -67,19 +68,18 @@ class FrameEncoder:
         frame = self.cache.get(frame_index) if running is None else running.result()
         if frame is None:
             frame = self._encode_frame(frame_index, self._source)
-        return self._as_used(frame)
+        return EncodedFrame(tuple(self._as_used(level) for level in frame.levels))
 
-    def self_attended(self, frame_index: int) -> torch.Tensor | None:
+    def self_attended(self, frame_index: int, frame: EncodedFrame) -> torch.Tensor | None:
         """What all objects of a frame share of memory attention, see `memory_attention.attend_itself`.
 
         Kept for the last few frames.
         """
         with self._lock:
-            found = self._self_attended.get(frame_index)
-        return self._attend_itself(frame_index, self[frame_index]) if found is None else found
-
-    def _attend_itself(self, frame_index: int, frame: EncodedFrame) -> torch.Tensor | None:
-        top_bchw = frame.top_bchw
+            attended_bnc = self._self_attended.get(frame_index)
+        if attended_bnc is not None:
+            return attended_bnc
+        top_bchw = self._as_used(frame.top_bchw)
         position_1chw = self.position_1chw.to(top_bchw.dtype)
         attended_bnc = attend_itself(
             self._model.memory_attention, as_tokens(top_bchw), as_tokens(position_1chw)
@@ -91,10 +91,8 @@ class FrameEncoder:
                     self._self_attended.popitem(last=False)
         return attended_bnc
 
-    def _as_used(self, frame: EncodedFrame) -> EncodedFrame:
-        if self._storage_dtype is None:
-            return frame
-        return EncodedFrame(tuple(level.to(self._model_dtype) for level in frame.levels))
+    def _as_used(self, level_bchw: torch.Tensor) -> torch.Tensor:
+        return level_bchw if self._storage_dtype is None else level_bchw.to(self._model_dtype)
 
     @property
     def position_1chw(self) -> torch.Tensor:
@@ -240,7 +238,7 @@ class LookAhead:
             with self._computing():
                 frame = encoder._encode_frame(frame_index, self._source)
                 if not self._is_late:  # there is time to do the objects' work too
-                    encoder._attend_itself(frame_index, encoder._as_used(frame))
+                    encoder.self_attended(frame_index, frame)
                 return frame
         finally:
             # the frame is in the cache by now; after an error the next one to ask tries again

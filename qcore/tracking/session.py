@@ -13,8 +13,7 @@ A session is disposable: the project holds prompts and masks, and a new session 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -287,16 +286,14 @@ class VideoSession:
         for position, (frame_index, present) in enumerate(walk):
             near = walk[position : position + 1 + LOOK_AHEAD_FRAMES]
             coming = [t for t, ids in near if self._needs_encoding(t, ids)]
-            if ahead is None or not ahead.missing(coming):
-                # with nothing else to do, one object is faster on all threads than on a worker's share
-                alone = workers is not None and len(present) == 1
-                with workers.team() if alone and workers is not None else contextlib.nullcontext():
-                    tracked = self._track(frame_index, present, sweep.reverse, None if alone else workers)
-            else:
-                if frame_index in coming:
-                    ahead.demand(frame_index)
-                begin = partial(ahead.begin, coming)
-                tracked = self._track(frame_index, present, sweep.reverse, workers, begin)
+            missing = [] if ahead is None else ahead.missing(coming)
+            if ahead is not None and frame_index in coming:
+                ahead.demand(frame_index)
+            # with nothing else to do, one object is faster on all threads than on a worker's share
+            idle = len(present) == 1 and not missing
+            with workers.team() if idle and workers is not None else contextlib.nullcontext():
+                share = None if idle else workers
+                tracked = self._track(frame_index, present, sweep.reverse, share, ahead, missing)
             for object_id in present:
                 memory = self._objects.get(object_id)
                 if memory is not None and memory.keyframes:
@@ -316,11 +313,12 @@ class VideoSession:
         object_ids: Collection[int],
         reverse: bool,
         workers: Workers | None,
-        meanwhile: Callable[[], None] = lambda: None,
+        ahead: LookAhead | None,
+        missing: Collection[int],
     ) -> dict[int, MaskResult]:
         """Masks of those objects that have no keyframe here, each by a worker of its own.
 
-        ``meanwhile`` may give the workers more to do: after the objects, for which the next frame waits.
+        The workers get ``missing`` frames to encode after the objects, for which the next frame waits.
         """
         steps: list[Step] = []
         with self._computing():
@@ -336,7 +334,8 @@ class VideoSession:
             outcomes = [self._compute(step) for step in steps]
         else:
             running = [workers.submit(self._compute, step) for step in steps]
-            meanwhile()
+            if ahead is not None:
+                ahead.begin(missing)
             outcomes = [done.result() for done in running]
         for step, outcome in zip(steps, outcomes, strict=True):
             memory = self._objects[step.object_id]

@@ -73,7 +73,7 @@ class ObjectTracker:
         """Gather what tracking an object on a frame takes; for one thread, in the order of frames."""
         frame = self.encoder[frame_index]
         tokens = self._tokens(frame, frame_index, memory, reverse)
-        attended_bnc = None if tokens is None else self.encoder.self_attended(frame_index)
+        attended_bnc = None if tokens is None else self.encoder.self_attended(frame_index, frame)
         return Step(frame_index, object_id, frame, tokens, attended_bnc)
 
     def compute(self, step: Step) -> Tracked:
@@ -137,7 +137,7 @@ class ObjectTracker:
         tokens = self._tokens(frame, frame_index, memory, reverse)
         if tokens is None:
             return None
-        attended_bnc = self.encoder.self_attended(frame_index)
+        attended_bnc = self.encoder.self_attended(frame_index, frame)
         return self.conditioner.with_memory(frame, self.encoder.position_1chw, tokens, attended_bnc)
 
     def unconditioned(self, frame_index: int) -> torch.Tensor:
