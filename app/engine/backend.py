@@ -146,10 +146,16 @@ class QcoreBackend:
     def open_session(self, loaded: LoadedModel, frames: Any, recall: Recall) -> TrackingSession:
         """See `Backend.open_session`."""
         from qcore.tracking.close_look import close_look_pays
+        from qcore.tracking.rivalry import rivalry_pays
         from qcore.tracking.session import VideoSession
 
-        close_look = close_look_pays(loaded.model)
-        session: TrackingSession = VideoSession(loaded.model, frames, recall=recall, close_look=close_look)
+        session: TrackingSession = VideoSession(
+            loaded.model,
+            frames,
+            recall=recall,
+            close_look=close_look_pays(loaded.model),
+            rivalry=rivalry_pays(loaded.model),
+        )
         return session
 
     def set_mutual_kv(self, loaded: LoadedModel, session: TrackingSession, choice: MutualKvChoice) -> None:

@@ -43,9 +43,16 @@ class SessionTracker:
         """A fresh `VideoSession` on a clip."""
         # these bring torch, which a baseline does not need
         from qcore.tracking.close_look import close_look_pays
+        from qcore.tracking.rivalry import rivalry_pays
         from qcore.tracking.session import VideoSession
 
-        return VideoSession(self.model, source, close_look=close_look_pays(self.model), **self._options)
+        return VideoSession(
+            self.model,
+            source,
+            close_look=close_look_pays(self.model),
+            rivalry=rivalry_pays(self.model),
+            **self._options,
+        )
 
 
 class StaticMaskTracker:

@@ -13,7 +13,9 @@ A session is disposable: the project holds prompts and masks, and a new session 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from qcore.masks import Rle
 from qcore.models.loading import autocast_of
 from qcore.tracking.conditioning import Conditioner
+from qcore.tracking.decoding import Decoded
 from qcore.tracking.encoder import LOOK_AHEAD_FRAMES, FrameEncoder, LookAhead
 from qcore.tracking.errors import TrackingError
 from qcore.tracking.feature_cache import DEFAULT_FEATURE_CACHE_BYTES, FeatureCache
@@ -33,10 +36,13 @@ from qcore.tracking.mutual_kv import MutualKvSettings
 from qcore.tracking.mutual_kv_live import MutualKv, MutualKvStatistics
 from qcore.tracking.preprocess import Frames, check_frame, check_mask, check_prompt
 from qcore.tracking.prompting import PromptDecoder
+from qcore.tracking.rivalry import Nesting, settle
 from qcore.tracking.sweeps import Sweep, plan_sweeps
 from qcore.tracking.tracker import ObjectTracker, Step, Tracked
 from qcore.tracking.types import Direction, MaskResult, Prompt, Recall
 from qcore.tracking.workers import Workers
+
+_Result = TypeVar("_Result")
 
 
 class VideoSession:
@@ -56,6 +62,9 @@ class VideoSession:
         close_look: see the crop around a drawn box, and its mirror image, at the model's full input size: a
             better mask on that frame for two more runs of the encoder, and other masks than upstream's. Worth
             it where `qcore.tracking.close_look.close_look_pays` says so.
+        rivalry: objects tracked in the same pass compete for pixels, but for those that overlap on their own
+            keyframes: other masks than upstream's, and than each would get alone. Worth it where
+            `qcore.tracking.rivalry.rivalry_pays` says so.
     """
 
     def __init__(
@@ -70,6 +79,7 @@ class VideoSession:
         conditioning: ConditioningRule | None = None,
         recall: Recall | None = None,
         close_look: bool = False,
+        rivalry: bool = False,
     ) -> None:
         self._frame_count = len(source)
         self._size_hw = source.size
@@ -87,6 +97,8 @@ class VideoSession:
         )
         self._prompts = PromptDecoder(self._tracker, recall, close_look)
         self._objects: dict[int, ObjectMemory] = {}
+        self._rivalry = rivalry
+        self._nesting = Nesting()
 
     # ---- state of the session
 
@@ -271,6 +283,8 @@ class VideoSession:
     def _run(self, sweeps: Collection[Sweep]) -> Iterator[MaskResult]:
         self._prompts.forget_features()
         together = max((len(sweep.frames_of) for sweep in sweeps), default=0)
+        if self._rivalry and together > 1:
+            self._nesting = self._nesting_of({k for sweep in sweeps for k in sweep.frames_of})
         with contextlib.ExitStack() as stack:
             workers = Workers.for_tasks(together + 1, self._tracker.model.device)
             if workers is not None:
@@ -321,6 +335,7 @@ class VideoSession:
         The workers get ``missing`` frames to encode after the objects, for which the next frame waits.
         """
         steps: list[Step] = []
+        given: dict[int, Rle] = {}
         with self._computing():
             for object_id in object_ids:
                 memory = self._objects.get(object_id)
@@ -328,19 +343,44 @@ class VideoSession:
                     continue
                 if frame_index in memory.keyframes:
                     memory.tracked[frame_index] = -1 if reverse else 1
+                    given[object_id] = memory.keyframes[frame_index].result.rle
                 else:
                     steps.append(self._tracker.prepare(frame_index, object_id, memory, reverse))
-        if workers is None:
-            outcomes = [self._compute(step) for step in steps]
+        if self._rivalry and len(steps) > 1:
+            settled = self._settled(steps, workers)
+            running = _each(workers, self._finish, steps, settled)
         else:
-            running = [workers.submit(self._compute, step) for step in steps]
-            if ahead is not None:
-                ahead.begin(missing)
-            outcomes = [done.result() for done in running]
+            running = _each(workers, self._compute, steps)
+        if workers is not None and ahead is not None:
+            ahead.begin(missing)
+        outcomes = [result() for result in running]
         for step, outcome in zip(steps, outcomes, strict=True):
             memory = self._objects[step.object_id]
             memory.remember(frame_index, outcome.entry, outcome.logits_b1hw, reverse)
-        return {outcome.result.object_id: outcome.result for outcome in outcomes}
+        results = {outcome.result.object_id: outcome.result for outcome in outcomes}
+        if self._rivalry and given:
+            self._nesting.look(given, {k: result.rle for k, result in results.items()})
+        return results
+
+    def _settled(self, steps: Sequence[Step], workers: Workers | None) -> list[Decoded]:
+        """The masks of all objects of a frame after they competed for its pixels."""
+        decoded = [result() for result in _each(workers, self._decode, steps)]
+        return settle([step.object_id for step in steps], decoded, self._nesting)
+
+    def _nesting_of(self, object_ids: Collection[int]) -> Nesting:
+        """Which of the objects may overlap, by their keyframes and what the project knows about them."""
+        memories = {k: self._objects[k] for k in object_ids if k in self._objects}
+        shown = {k: {t: key.result.rle for t, key in m.keyframes.items()} for k, m in memories.items()}
+        recall = self._prompts.recall
+        return Nesting.of(shown, (lambda _t, _k: None) if recall is None else recall)
+
+    def _decode(self, step: Step) -> Decoded:
+        with self._computing():
+            return self._tracker.decode(step)
+
+    def _finish(self, step: Step, decoded: Decoded) -> Tracked:
+        with self._computing():
+            return self._tracker.finish(step, decoded)
 
     def _compute(self, step: Step) -> Tracked:
         with self._computing():
@@ -402,3 +442,16 @@ class VideoSession:
         if memory is None:
             memory = self._objects[object_id] = ObjectMemory(self._tracker.geometry, self._frame_count)
         return memory
+
+
+def _each(
+    workers: Workers | None, call: Callable[..., _Result], *arguments: Sequence[Any]
+) -> list[Callable[[], _Result]]:
+    """Have a call made for each of the arguments, by the workers if there are any; where its results are.
+
+    Without workers it is made when its result is asked for.
+    """
+    calls = [partial(call, *each) for each in zip(*arguments, strict=True)]
+    if workers is None:
+        return list(calls)
+    return [workers.submit(one).result for one in calls]

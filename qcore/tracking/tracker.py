@@ -78,6 +78,10 @@ class ObjectTracker:
 
     def compute(self, step: Step) -> Tracked:
         """Track; changes nothing, and several threads may do it."""
+        return self.finish(step, self.decode(step))
+
+    def decode(self, step: Step) -> Decoded:
+        """The object's mask; the first half of `compute`."""
         position_1chw = self.encoder.position_1chw
         if step.tokens is None:
             features_bchw = self.conditioner.without_memory(step.frame, position_1chw)
@@ -85,7 +89,10 @@ class ObjectTracker:
             features_bchw = self.conditioner.with_memory(
                 step.frame, position_1chw, step.tokens, step.self_attended_bnc
             )
-        decoded = decode(self.model, features_bchw, step.frame, None)
+        return decode(self.model, features_bchw, step.frame, None)
+
+    def finish(self, step: Step, decoded: Decoded) -> Tracked:
+        """What is kept of a mask; the second half of `compute`."""
         map_bchw = encode_memory(self.model, step.frame, decoded, is_prompted=False)
         entry = MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present)
         result = mask_result(decoded, step.frame_index, step.object_id, self.size_hw)
