@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -347,13 +347,10 @@ class VideoSession:
                 else:
                     steps.append(self._tracker.prepare(frame_index, object_id, memory, reverse))
         if self._rivalry and len(steps) > 1:
-            settled = self._settled(steps, workers)
-            running = _each(workers, self._finish, steps, settled)
+            decoded = _each(self._decode, steps, workers, ahead, missing)
+            outcomes = self._compete(steps, decoded, workers)
         else:
-            running = _each(workers, self._compute, steps)
-        if workers is not None and ahead is not None:
-            ahead.begin(missing)
-        outcomes = [result() for result in running]
+            outcomes = _each(self._compute, steps, workers, ahead, missing)
         for step, outcome in zip(steps, outcomes, strict=True):
             memory = self._objects[step.object_id]
             memory.remember(frame_index, outcome.entry, outcome.logits_b1hw, reverse)
@@ -362,10 +359,13 @@ class VideoSession:
             self._nesting.look(given, {k: result.rle for k, result in results.items()})
         return results
 
-    def _settled(self, steps: Sequence[Step], workers: Workers | None) -> list[Decoded]:
-        """The masks of all objects of a frame after they competed for its pixels."""
-        decoded = [result() for result in _each(workers, self._decode, steps)]
-        return settle([step.object_id for step in steps], decoded, self._nesting)
+    def _compete(
+        self, steps: Sequence[Step], decoded: Sequence[Decoded], workers: Workers | None
+    ) -> list[Tracked]:
+        """Settle which pixels of a frame belong to which object, then keep the masks."""
+        settled = settle([step.object_id for step in steps], decoded, self._nesting)
+        calls = [partial(self._finish, step, one) for step, one in zip(steps, settled, strict=True)]
+        return [call() for call in calls] if workers is None else workers.share(calls)
 
     def _nesting_of(self, object_ids: Collection[int]) -> Nesting:
         """Which of the objects may overlap, by their keyframes and what the project knows about them."""
@@ -445,13 +445,16 @@ class VideoSession:
 
 
 def _each(
-    workers: Workers | None, call: Callable[..., _Result], *arguments: Sequence[Any]
-) -> list[Callable[[], _Result]]:
-    """Have a call made for each of the arguments, by the workers if there are any; where its results are.
-
-    Without workers it is made when its result is asked for.
-    """
-    calls = [partial(call, *each) for each in zip(*arguments, strict=True)]
+    call: Callable[[Step], _Result],
+    steps: Sequence[Step],
+    workers: Workers | None,
+    ahead: LookAhead | None,
+    missing: Collection[int],
+) -> list[_Result]:
+    """Have a call made for every step, by the workers if there are any; they encode ``missing`` after it."""
     if workers is None:
-        return list(calls)
-    return [workers.submit(one).result for one in calls]
+        return [call(step) for step in steps]
+    running = [workers.submit(call, step) for step in steps]
+    if ahead is not None:
+        ahead.begin(missing)
+    return [done.result() for done in running]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -74,6 +74,15 @@ class Workers:
     def submit(self, call: Callable[..., Result], *arguments: Any) -> Future[Result]:
         """Have a call done by the next free worker, in the order of submission."""
         return self._pool.submit(call, *arguments)
+
+    def share(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
+        """Have calls made by free workers, and by the caller those that no worker has begun.
+
+        For what others wait for, while the workers may be busy with something long that can wait.
+        """
+        begun = [self._pool.submit(call) for call in calls]
+        own = {k: calls[k]() for k in reversed(range(len(calls))) if begun[k].cancel()}
+        return [own[k] if k in own else begun[k].result() for k in range(len(calls))]
 
     @contextlib.contextmanager
     def team(self) -> Iterator[None]:

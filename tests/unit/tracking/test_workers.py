@@ -95,6 +95,15 @@ def test_threads_change_nothing(micro_model: SAM2Base, clip: Clip, count: int, d
     assert torch.get_num_threads() == 1
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_threads_change_nothing_where_objects_compete(micro_model: SAM2Base, clip: Clip, count: int) -> None:
+    one, several = (
+        tracked(session_of(micro_model, Watched(clip), count, rivalry=True), threads, Direction.BOTH)
+        for threads in (1, 3)
+    )
+    assert one == several
+
+
 def test_frames_are_encoded_ahead_and_only_once(micro_model: SAM2Base, clip: Clip) -> None:
     source = Reopenable(clip)
     session = session_of(micro_model, source, 1)
@@ -251,6 +260,29 @@ def test_what_the_caller_does_between_two_objects_counts(micro_model: SAM2Base, 
     corrected = session.add_box(first.frame_index, 3, (5, 5, 30, 30))
     assert (first.object_id, next(steps)) == (1, corrected)
     assert next(steps).frame_index == first.frame_index + 1
+
+
+def test_what_is_shared_does_not_wait_for_busy_workers() -> None:
+    release = threading.Event()
+    with Workers(2, 1) as workers:
+        busy = [workers.submit(release.wait) for _ in range(2)]
+        who = workers.share([threading.current_thread] * 3)
+        release.set()
+        assert who == [threading.current_thread()] * 3
+        assert all(one.result() for one in busy)
+
+
+def test_free_workers_take_their_share_and_results_keep_their_order() -> None:
+    def call(number: int) -> tuple[int, str]:
+        both.wait(timeout=30)
+        return number, threading.current_thread().name
+
+    both = threading.Barrier(2)
+    with Workers(2, 1) as workers:
+        # each call waits for another thread to be in one too
+        results = workers.share([lambda number=number: call(number) for number in range(2)])
+    assert [number for number, _ in results] == [0, 1]
+    assert len({name for _, name in results}) == 2
 
 
 def test_one_thread_or_an_accelerator_needs_no_workers() -> None:
