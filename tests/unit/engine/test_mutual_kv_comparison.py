@@ -63,7 +63,7 @@ def test_the_figures_are_those_of_two_sessions(loaded: LoadedModel, frames: Clip
     found, _ = finish(steps)
     masks = []
     for settings in (None, MutualKvSettings(epsilon=-1.0)):
-        session = VideoSession(loaded.model, frames, mutual_kv=settings)
+        session = VideoSession(loaded.model, frames, mutual_kv=settings, close_look=True, rivalry=True)
         for prompt in PROMPTS:
             session.set_prompt(prompt)
         results = session.propagate(0, FRAMES - 1)
