@@ -23,6 +23,9 @@ LARGEST_INPUT = 512
 NESTED_SHARE = 0.5
 """Two objects whose common pixels are this share of the smaller one were meant to overlap."""
 
+NESTING_KEYFRAMES = 8
+"""Keyframes of an object that are looked at before a pass: hundreds, all accepted, would hold it up."""
+
 LOST_LOGIT = -10.0
 """Most that the mask logit of a lost pixel may be: upstream's value."""
 

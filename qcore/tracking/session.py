@@ -36,7 +36,7 @@ from qcore.tracking.mutual_kv import MutualKvSettings
 from qcore.tracking.mutual_kv_live import MutualKv, MutualKvStatistics
 from qcore.tracking.preprocess import Frames, check_frame, check_mask, check_prompt
 from qcore.tracking.prompting import PromptDecoder
-from qcore.tracking.rivalry import Nesting, settle
+from qcore.tracking.rivalry import NESTING_KEYFRAMES, Nesting, settle
 from qcore.tracking.sweeps import Sweep, plan_sweeps
 from qcore.tracking.tracker import ObjectTracker, Step, Tracked
 from qcore.tracking.types import Direction, MaskResult, Prompt, Recall
@@ -368,9 +368,12 @@ class VideoSession:
         return [call() for call in calls] if workers is None else workers.share(calls)
 
     def _nesting_of(self, object_ids: Collection[int]) -> Nesting:
-        """Which of the objects may overlap, by their keyframes and what the project knows about them."""
+        """Which of the objects may overlap, by their last keyframes and what the project knows about them."""
         memories = {k: self._objects[k] for k in object_ids if k in self._objects}
-        shown = {k: {t: key.result.rle for t, key in m.keyframes.items()} for k, m in memories.items()}
+        shown = {
+            k: {t: key.result.rle for t, key in list(memory.keyframes.items())[-NESTING_KEYFRAMES:]}
+            for k, memory in memories.items()
+        }
         recall = self._prompts.recall
         return Nesting.of(shown, (lambda _t, _k: None) if recall is None else recall)
 

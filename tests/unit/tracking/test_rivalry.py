@@ -6,12 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sam2.modeling.sam2_base import SAM2Base
-from tracking_kit import Clip, square_corner
+from tracking_kit import HEIGHT, WIDTH, Clip, ListSource, square_corner
 
 from qcore import masks
 from qcore.masks import Rle
 from qcore.tracking.decoding import Decoded
-from qcore.tracking.rivalry import Nesting, rivalry_pays, settle
+from qcore.tracking.rivalry import NESTING_KEYFRAMES, Nesting, rivalry_pays, settle
 from qcore.tracking.session import VideoSession
 from qcore.tracking.types import Direction, MaskResult, Prompt
 
@@ -176,3 +176,21 @@ def test_it_pays_for_small_inputs(embedded_model: SAM2Base, monkeypatch: pytest.
     assert rivalry_pays(embedded_model)
     monkeypatch.setattr(embedded_model, "image_size", 1024)
     assert not rivalry_pays(embedded_model)
+
+
+def test_a_pass_looks_at_a_few_keyframes_of_each_object(embedded_model: SAM2Base, clip: Clip) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def recall(t: int, object_id: int) -> Rle | None:
+        asked.append((t, object_id))
+        return None
+
+    frames = clip.frames * 5
+    session = VideoSession(embedded_model, ListSource(frames), rivalry=True, recall=recall)
+    for t in range(len(frames)):
+        session.protect(t, SQUARE, box(5, 5, 20, 20, (HEIGHT, WIDTH)))
+    session.protect(0, SECOND, box(60, 40, 20, 20, (HEIGHT, WIDTH)))
+    results = session.propagate(0, 0)
+    next(results)
+    results.close()
+    assert len([t for t, object_id in asked if object_id == SECOND]) == NESTING_KEYFRAMES
