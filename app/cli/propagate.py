@@ -148,8 +148,7 @@ def _track(
 ) -> dict[str, Any]:
     """Prompt and propagate, everything into the project; what is printed about it."""
     # imported here: reading a bad prompts file should not have to wait for torch
-    from qcore.tracking.close_look import close_look_pays
-    from qcore.tracking.rivalry import rivalry_pays
+    from qcore.tracking.aids import Aids
     from qcore.tracking.session import VideoSession
 
     _add_objects(project, objects)
@@ -159,8 +158,7 @@ def _track(
         feature_cache_bytes=_FEATURE_CACHE_BYTES,
         mutual_kv=mutual_kv_settings(args.mutual_kv),
         feature_store=feature_store(args.feature_cache, model, args.model, source),
-        close_look=close_look_pays(model),
-        rivalry=rivalry_pays(model),
+        aids=Aids.for_model(model),
     )
     began = time.perf_counter()
     tally = _Tally(len(source))

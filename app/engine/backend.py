@@ -145,16 +145,14 @@ class QcoreBackend:
 
     def open_session(self, loaded: LoadedModel, frames: Any, recall: Recall) -> TrackingSession:
         """See `Backend.open_session`."""
-        from qcore.tracking.close_look import close_look_pays
-        from qcore.tracking.rivalry import rivalry_pays
+        from qcore.tracking.aids import Aids
         from qcore.tracking.session import VideoSession
 
         session: TrackingSession = VideoSession(
             loaded.model,
             frames,
             recall=recall,
-            close_look=close_look_pays(loaded.model),
-            rivalry=rivalry_pays(loaded.model),
+            aids=Aids.for_model(loaded.model),
         )
         return session
 

@@ -42,15 +42,13 @@ class SessionTracker:
     def session(self, source: FrameSource) -> Any:
         """A fresh `VideoSession` on a clip."""
         # these bring torch, which a baseline does not need
-        from qcore.tracking.close_look import close_look_pays
-        from qcore.tracking.rivalry import rivalry_pays
+        from qcore.tracking.aids import Aids
         from qcore.tracking.session import VideoSession
 
         return VideoSession(
             self.model,
             source,
-            close_look=close_look_pays(self.model),
-            rivalry=rivalry_pays(self.model),
+            aids=Aids.for_model(self.model),
             **self._options,
         )
 

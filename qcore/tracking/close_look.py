@@ -24,9 +24,6 @@ from qcore.tracking.tracker import ObjectTracker
 from qcore.tracking.types import Prompt
 from qcore.tracking.workers import team_for
 
-LARGEST_INPUT = 512
-"""Input side in pixels up to which a closer look pays: at 1024 SAM 2 sees enough, and encodes for long."""
-
 MARGIN = 1.25
 """Sides of the crop over sides of the box."""
 
@@ -55,11 +52,6 @@ class CloseMask:
     """Estimated IoU, 0..1."""
     presence: float
     """Probability that the object is in view, 0..1."""
-
-
-def close_look_pays(model: Any) -> bool:
-    """Whether a model's input is so small that looking closely at boxed objects is worth its time."""
-    return int(model.image_size) <= LARGEST_INPUT
 
 
 def crop_around(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from qcore.masks import Rle
+from qcore.tracking.appearance import Evidence
 from qcore.tracking.memory_plan import MemoryGeometry
 from qcore.tracking.types import MaskResult, Prompt
 
@@ -44,6 +45,9 @@ class MemoryEntry:
     """Object pointer (1, C)."""
     is_present: bool
     """Whether the object was in view."""
+    evidence: Evidence | None = None
+    """What the frame, and those tracked before it, taught about the object's looks; None where nothing did,
+    and where no session asks for it."""
     uid: int = field(default_factory=_ids.__next__)
 
     def tensors(self) -> Iterator[torch.Tensor]:
@@ -51,6 +55,8 @@ class MemoryEntry:
         yield self.pointer_bc
         if self.map_bchw is not None:
             yield self.map_bchw
+        if self.evidence is not None:
+            yield self.evidence.moments_ck
 
 
 @dataclass(slots=True)
@@ -189,4 +195,4 @@ class ObjectMemory:
             if distance > self._geometry.reach:
                 del self.recent[t]
             elif distance > self._geometry.map_reach:
-                entry.map_bchw = None
+                entry.map_bchw = entry.evidence = None

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 
 from qcore import masks
 from qcore.masks import Rle
 from qcore.tracking.decoding import Decoded
-
-LARGEST_INPUT = 512
-"""Input side in pixels up to which competing pays: measured with the embedded model only."""
 
 NESTED_SHARE = 0.5
 """Two objects whose common pixels are this share of the smaller one were meant to overlap."""
@@ -28,11 +24,6 @@ NESTING_KEYFRAMES = 8
 
 LOST_LOGIT = -10.0
 """Most that the mask logit of a lost pixel may be: upstream's value."""
-
-
-def rivalry_pays(model: Any) -> bool:
-    """Whether a model is so small that its objects should compete for pixels."""
-    return int(model.image_size) <= LARGEST_INPUT
 
 
 class Nesting:

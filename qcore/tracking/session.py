@@ -24,6 +24,7 @@ from sam2.modeling.sam2_base import SAM2Base
 
 from qcore.masks import Rle
 from qcore.models.loading import autocast_of
+from qcore.tracking.aids import NO_AIDS, Aids
 from qcore.tracking.conditioning import Conditioner
 from qcore.tracking.decoding import Decoded
 from qcore.tracking.encoder import LOOK_AHEAD_FRAMES, FrameEncoder, LookAhead
@@ -59,12 +60,7 @@ class VideoSession:
         recall: asks the project for masks of earlier work. A click on a frame that was tracked in an earlier
             session then refines its mask instead of starting anew, and a pass that starts between keyframes
             remembers the masks behind its start.
-        close_look: see the crop around a drawn box, and its mirror image, at the model's full input size: a
-            better mask on that frame for two more runs of the encoder, and other masks than upstream's. Worth
-            it where `qcore.tracking.close_look.close_look_pays` says so.
-        rivalry: objects tracked in the same pass compete for pixels, but for those that overlap on their own
-            keyframes: other masks than upstream's, and than each would get alone. Worth it where
-            `qcore.tracking.rivalry.rivalry_pays` says so.
+        aids: what to do beyond SAM 2 for better masks than a small model's own; `Aids.for_model` chooses.
     """
 
     def __init__(
@@ -78,8 +74,7 @@ class VideoSession:
         feature_store: FeatureStore | None = None,
         conditioning: ConditioningRule | None = None,
         recall: Recall | None = None,
-        close_look: bool = False,
-        rivalry: bool = False,
+        aids: Aids = NO_AIDS,
     ) -> None:
         self._frame_count = len(source)
         self._size_hw = source.size
@@ -94,10 +89,11 @@ class VideoSession:
             conditioning or ConditioningRule(),
             self._frame_count,
             self._size_hw,
+            aids.appearance,
         )
-        self._prompts = PromptDecoder(self._tracker, recall, close_look)
+        self._prompts = PromptDecoder(self._tracker, recall, aids.close_look)
         self._objects: dict[int, ObjectMemory] = {}
-        self._rivalry = rivalry
+        self._rivalry = aids.rivalry
         self._nesting = Nesting()
 
     # ---- state of the session

@@ -5,11 +5,13 @@ Stateless but for the model, the encoded frames and the object memories it is ha
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 from sam2.modeling.sam2_base import SAM2Base
 
+from qcore.tracking.appearance import Appearance, features_of, mean_evidence, observe
 from qcore.tracking.conditioning import Conditioner, MemoryTokens
 from qcore.tracking.decoding import (
     Decoded,
@@ -38,6 +40,8 @@ class Step:
     """None where there is no memory to attend to."""
     self_attended_bnc: torch.Tensor | None
     """What all objects of the frame share of memory attention, see `FrameEncoder.self_attended`."""
+    appearance: Appearance | None
+    """What is known of the object's looks; None where nothing is, or nobody asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class ObjectTracker:
         rule: ConditioningRule,
         frame_count: int,
         size_hw: tuple[int, int],
+        knows_looks: bool = False,
     ) -> None:
         self.model = model
         self.encoder = encoder
@@ -68,13 +73,16 @@ class ObjectTracker:
         self.geometry = MemoryGeometry.of(model)
         self.frame_count = frame_count
         self.size_hw = size_hw
+        self._knows_looks = knows_looks
 
     def prepare(self, frame_index: int, object_id: int, memory: ObjectMemory, reverse: bool) -> Step:
         """Gather what tracking an object on a frame takes; for one thread, in the order of frames."""
         frame = self.encoder[frame_index]
-        tokens = self._tokens(frame, frame_index, memory, reverse)
+        plan = self.plan(frame_index, memory, reverse)
+        tokens = self._tokens(frame, plan, memory)
         attended_bnc = None if tokens is None else self.encoder.self_attended(frame_index, frame)
-        return Step(frame_index, object_id, frame, tokens, attended_bnc)
+        appearance = self._appearance(frame_index, plan, memory)
+        return Step(frame_index, object_id, frame, tokens, attended_bnc, appearance)
 
     def compute(self, step: Step) -> Tracked:
         """Track; changes nothing, and several threads may do it."""
@@ -93,8 +101,14 @@ class ObjectTracker:
 
     def finish(self, step: Step, decoded: Decoded) -> Tracked:
         """What is kept of a mask; the second half of `compute`."""
-        map_bchw = encode_memory(self.model, step.frame, decoded, is_prompted=False)
-        entry = MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present)
+        remembered, evidence = decoded, None
+        if step.appearance is not None:
+            evidence = step.appearance.tracked
+            if decoded.is_present:
+                logits_b1ss, evidence = step.appearance.advise(step.frame, decoded.high_res_b1ss)
+                remembered = dataclasses.replace(decoded, high_res_b1ss=logits_b1ss)
+        map_bchw = encode_memory(self.model, step.frame, remembered, is_prompted=False)
+        entry = MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present, evidence)
         result = mask_result(decoded, step.frame_index, step.object_id, self.size_hw)
         return Tracked(result, entry, decoded.logits_b1hw)
 
@@ -119,8 +133,7 @@ class ObjectTracker:
                 frame = self.encoder[t]
                 mask_11ss = mask_input(rle, self.model.image_size, self.model.device)
                 decoded = decode_given_mask(self.model, frame, mask_11ss)
-                map_bchw = encode_memory(self.model, frame, decoded, is_prompted=False)
-                memory.recent[t] = MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present)
+                memory.recent[t] = self._remember(frame, decoded, is_prompted=False)
 
     def plan(self, frame_index: int, memory: ObjectMemory, reverse: bool) -> MemoryPlan:
         """The memories a frame attends to; never its own, so that a corrected mask cannot hold on to
@@ -141,7 +154,7 @@ class ObjectTracker:
     def conditioned(self, frame_index: int, memory: ObjectMemory, reverse: bool) -> torch.Tensor | None:
         """Features (1, C, H, W) of a frame conditioned on an object's memories; None where it has none."""
         frame = self.encoder[frame_index]
-        tokens = self._tokens(frame, frame_index, memory, reverse)
+        tokens = self._tokens(frame, self.plan(frame_index, memory, reverse), memory)
         if tokens is None:
             return None
         attended_bnc = self.encoder.self_attended(frame_index, frame)
@@ -152,14 +165,21 @@ class ObjectTracker:
         frame = self.encoder[frame_index]
         return self.conditioner.without_memory(frame, self.encoder.position_1chw)
 
-    def _tokens(
-        self, frame: EncodedFrame, frame_index: int, memory: ObjectMemory, reverse: bool
-    ) -> MemoryTokens | None:
-        plan = self.plan(frame_index, memory, reverse)
+    def _tokens(self, frame: EncodedFrame, plan: MemoryPlan, memory: ObjectMemory) -> MemoryTokens | None:
         if not plan.maps:
             return None
         entries = {t: self._entry(t, memory) for _, t in (*plan.maps, *plan.pointers)}
         return self.conditioner.gather(plan, entries.__getitem__, self.frame_count, frame.top_bchw.dtype)
+
+    def _appearance(self, frame_index: int, plan: MemoryPlan, memory: ObjectMemory) -> Appearance | None:
+        """What the planned memories teach: the keyframes, and the nearest, which knows of those before it."""
+        entries = {t: self._entry(t, memory) for _, t in plan.maps} if self._knows_looks else {}
+        known = {t: entry.evidence for t, entry in entries.items() if entry.evidence is not None}
+        keyframes = [evidence for t, evidence in known.items() if t in memory.keyframes]
+        if not keyframes:
+            return None
+        nearest = min(known, key=lambda t: abs(t - frame_index))
+        return Appearance(mean_evidence(keyframes), known[nearest])
 
     def _entry(self, frame_index: int, memory: ObjectMemory) -> MemoryEntry:
         """The memory of a keyframe (encoded on first use) or of a tracked frame."""
@@ -188,5 +208,10 @@ class ObjectTracker:
                 keyframe.presence_logit_b1,
                 keyframe.result.score,
             )
-        map_bchw = encode_memory(self.model, frame, decoded, is_prompted=True)
-        return MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present)
+        return self._remember(frame, decoded, is_prompted=True)
+
+    def _remember(self, frame: EncodedFrame, decoded: Decoded, is_prompted: bool) -> MemoryEntry:
+        """The memory of a mask that was not tracked in this pass."""
+        map_bchw = encode_memory(self.model, frame, decoded, is_prompted)
+        evidence = observe(features_of(frame), decoded.logits_b1hw) if self._knows_looks else None
+        return MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present, evidence)

@@ -21,6 +21,7 @@ from app.project.model import MaskSource
 from qcore import masks
 from qcore.models import EmbeddedArch, build_embedded, load_model
 from qcore.models.embedded import ARCH_METADATA_KEY
+from qcore.tracking.aids import Aids
 from qcore.tracking.encoder import FrameEncoder
 from qcore.tracking.feature_store import feature_store_folder
 from qcore.tracking.session import VideoSession
@@ -97,7 +98,7 @@ def test_the_project_holds_what_the_session_gives(
     assert main([*command, "--project", str(project), "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     with open_source(clip) as source:
-        session = VideoSession(load_model(model_file), source, close_look=True)
+        session = VideoSession(load_model(model_file), source, aids=Aids(close_look=True))
         session.set_prompt(Prompt(0, 3, box_xyxy=BOX))
         session.set_prompt(Prompt(2, 1, mask=square(2)))
         expected = {(r.object_id, r.frame_index): r.rle for r in session.propagate()}

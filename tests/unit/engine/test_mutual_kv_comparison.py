@@ -16,6 +16,7 @@ from app.engine.records import EngineError, MutualKvChoice, MutualKvComparison
 from qcore.evaluation.model_speed import ClipFrames
 from qcore.masks import decode
 from qcore.models.embedded import EmbeddedArch, build_embedded
+from qcore.tracking.aids import Aids
 from qcore.tracking.mutual_kv import MutualKvSettings
 from qcore.tracking.session import VideoSession
 from qcore.tracking.types import Direction, Prompt
@@ -63,7 +64,7 @@ def test_the_figures_are_those_of_two_sessions(loaded: LoadedModel, frames: Clip
     found, _ = finish(steps)
     masks = []
     for settings in (None, MutualKvSettings(epsilon=-1.0)):
-        session = VideoSession(loaded.model, frames, mutual_kv=settings, close_look=True, rivalry=True)
+        session = VideoSession(loaded.model, frames, mutual_kv=settings, aids=Aids.for_model(loaded.model))
         for prompt in PROMPTS:
             session.set_prompt(prompt)
         results = session.propagate(0, FRAMES - 1)

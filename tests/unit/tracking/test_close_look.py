@@ -15,7 +15,8 @@ from sam2.modeling.sam2_base import SAM2Base
 from tracking_kit import HEIGHT, WIDTH, Clip, ListSource, disc_center, square_corner
 
 from qcore import masks
-from qcore.tracking.close_look import MARGIN, Crop, _cropped, close_look_pays, crop_around
+from qcore.tracking.aids import Aids
+from qcore.tracking.close_look import MARGIN, Crop, _cropped, crop_around
 from qcore.tracking.encoder import FrameEncoder
 from qcore.tracking.feature_cache import EncodedFrame
 from qcore.tracking.session import VideoSession
@@ -77,7 +78,7 @@ def test_the_mask_is_the_mean_of_the_crop_and_its_mirror_image(
 ) -> None:
     prompt = boxed(2)
     assert prompt.box_xyxy is not None
-    got = VideoSession(embedded_model, large, close_look=True).set_prompt(prompt)
+    got = VideoSession(embedded_model, large, aids=Aids(close_look=True)).set_prompt(prompt)
     crop = crop_around(prompt.box_xyxy, large.size, 256)
     picture = np.ascontiguousarray(crop.of(large.frames[2]))
     x0, y0, x1, y1 = prompt.box_xyxy
@@ -104,7 +105,9 @@ def test_a_small_object_gets_a_better_mask(embedded_model: SAM2Base, large: List
     prompt = Prompt(0, 1, box_xyxy=(126, 413, 175, 448))
     close, plain = (
         masks.iou(
-            VideoSession(embedded_model, ListSource([frame]), close_look=look).set_prompt(prompt).rle,
+            VideoSession(embedded_model, ListSource([frame]), aids=Aids(close_look=look))
+            .set_prompt(prompt)
+            .rle,
             masks.encode(truth > 0),
         )
         for look in (True, False)
@@ -114,7 +117,7 @@ def test_a_small_object_gets_a_better_mask(embedded_model: SAM2Base, large: List
 
 
 def test_clicks_go_on_from_the_box_and_are_taken_back(embedded_model: SAM2Base, large: ListSource) -> None:
-    session = VideoSession(embedded_model, large, close_look=True)
+    session = VideoSession(embedded_model, large, aids=Aids(close_look=True))
     x, y = square_corner(1)
     inside, outside = ((x + 13.0) * SCALE, (y + 13.0) * SCALE), (1.0, 550.0)
     corner = ((x + 24.0) * SCALE, (y + 24.0) * SCALE)
@@ -140,7 +143,7 @@ def test_further_clicks_on_a_boxed_object_need_no_encoder(
         return real(self, pictures)
 
     monkeypatch.setattr(FrameEncoder, "encode_pictures", counted)
-    session = VideoSession(embedded_model, large, close_look=True)
+    session = VideoSession(embedded_model, large, aids=Aids(close_look=True))
     x, y = square_corner(1)
     click = ((x + 24.0) * SCALE, (y + 24.0) * SCALE)
     session.set_prompt(boxed(1))
@@ -152,14 +155,14 @@ def test_further_clicks_on_a_boxed_object_need_no_encoder(
     # another frame and another box are looked at for themselves
     elsewhere = session.set_prompt(boxed(4))
     assert looks == [2, 2]
-    assert VideoSession(embedded_model, large, close_look=True).set_prompt(boxed(4)) == elsewhere
-    fresh = VideoSession(embedded_model, large, close_look=True)
+    assert VideoSession(embedded_model, large, aids=Aids(close_look=True)).set_prompt(boxed(4)) == elsewhere
+    fresh = VideoSession(embedded_model, large, aids=Aids(close_look=True))
     fresh.set_prompt(boxed(1))
     assert fresh.set_prompt(boxed(1, click, labels=(0,))) == corrected
 
 
 def test_tracking_goes_on_from_the_closer_mask(embedded_model: SAM2Base, large: ListSource) -> None:
-    session = VideoSession(embedded_model, large, close_look=True)
+    session = VideoSession(embedded_model, large, aids=Aids(close_look=True))
     first = session.set_prompt(boxed(0))
     tracked = list(session.propagate())
     assert tracked[0] == first
@@ -171,7 +174,7 @@ def test_tracking_goes_on_from_the_closer_mask(embedded_model: SAM2Base, large: 
 
 def test_clicks_alone_are_left_to_the_whole_frame(embedded_model: SAM2Base, large: ListSource) -> None:
     prompt = Prompt(3, SQUARE, tuple((x * SCALE, y * SCALE) for x, y in [disc_center(3)]), (1,))
-    close, plain = (VideoSession(embedded_model, large, close_look=look) for look in (True, False))
+    close, plain = (VideoSession(embedded_model, large, aids=Aids(close_look=look)) for look in (True, False))
     assert close.set_prompt(prompt) == plain.set_prompt(prompt)
 
 
@@ -181,23 +184,16 @@ def test_an_object_that_no_crop_shows_is_left_to_the_whole_frame(
     model = copy.deepcopy(embedded_model)
     with torch.no_grad():
         model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(-1000.0)
-    close, plain = (VideoSession(model, large, close_look=look) for look in (True, False))
+    close, plain = (VideoSession(model, large, aids=Aids(close_look=look)) for look in (True, False))
     result = close.set_prompt(boxed(0))
     assert result.rle.is_empty
     assert result == plain.set_prompt(boxed(0))
-
-
-def test_only_small_inputs_are_worth_it(embedded_model: SAM2Base) -> None:
-    assert close_look_pays(embedded_model)
-    large = copy.copy(embedded_model)
-    large.image_size = 1024
-    assert not close_look_pays(large)
 
 
 @pytest.mark.parametrize("corner", [(0.0, 0.0), (WIDTH * SCALE, HEIGHT * SCALE)])
 def test_a_box_of_no_size_at_the_edge(
     embedded_model: SAM2Base, large: ListSource, corner: tuple[float, float]
 ) -> None:
-    session = VideoSession(embedded_model, large, close_look=True)
+    session = VideoSession(embedded_model, large, aids=Aids(close_look=True))
     result = session.set_prompt(Prompt(0, 1, box_xyxy=(*corner, *corner)))
     assert result.rle.size == large.size

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 import torch
 from sam2.modeling.sam2_base import SAM2Base
-from tracking_kit import FRAME_COUNT, HEIGHT, WIDTH, Clip, ListSource, Upstream, disc_center, square_corner
+from tracking_kit import (
+    FRAME_COUNT,
+    HEIGHT,
+    WIDTH,
+    Clip,
+    ListSource,
+    Upstream,
+    disc_center,
+    square_corner,
+    square_prompt,
+)
 
 from qcore import masks
 from qcore.masks import Rle
@@ -18,11 +28,6 @@ from qcore.tracking.types import Direction, MaskResult, Prompt
 MakeUpstream = Callable[..., Upstream]
 DISC, SQUARE = 1, 2
 LAST = FRAME_COUNT - 1
-
-
-def square_prompt(frame_index: int) -> Prompt:
-    x, y = square_corner(frame_index)
-    return Prompt(frame_index, SQUARE, box_xyxy=(x - 1.0, y - 1.0, x + 27.0, y + 27.0))
 
 
 def disc_prompt(frame_index: int) -> Prompt:
@@ -42,7 +47,7 @@ def by_frame(results: list[MaskResult], object_id: int = SQUARE) -> dict[int, Ma
 def test_a_correction_survives_the_next_propagation_and_upstream_loses_it(
     embedded_model: SAM2Base, clip: Clip, upstream: MakeUpstream
 ) -> None:
-    start, wrong = square_prompt(0), 4
+    start, wrong = square_prompt(0, SQUARE), 4
     x, y = square_corner(wrong)
     clicks, labels = [disc_center(wrong), (x + 13.0, y + 13.0)], [1, 0]  # "not the square, the disc"
 
@@ -69,14 +74,14 @@ def test_memories_of_a_wrong_track_do_not_outlive_its_correction(
 ) -> None:
     oracle = upstream(embedded_model)
     oracle.predictor.clear_non_cond_mem_around_input = True
-    oracle.prompt(0, SQUARE, box=square_prompt(0).box_xyxy)
+    oracle.prompt(0, SQUARE, box=square_prompt(0, SQUARE).box_xyxy)
     with pytest.raises(AttributeError, match="_clear_obj_non_cond_mem_around_input"):
         oracle.propagate(0)
 
     given = rectangle(30, 30, 40, 40)
     tracked, fresh = (VideoSession(embedded_model, clip.source()) for _ in range(2))
     for session in (tracked, fresh):
-        session.set_prompt(square_prompt(0))
+        session.set_prompt(square_prompt(0, SQUARE))
     list(tracked.propagate())
     for session in (tracked, fresh):
         session.add_mask(4, SQUARE, given)
@@ -87,13 +92,13 @@ def test_an_object_does_not_appear_before_its_first_prompt_and_upstream_lets_it(
     embedded_model: SAM2Base, clip: Clip, upstream: MakeUpstream
 ) -> None:
     oracle = upstream(embedded_model)
-    oracle.prompt(5, SQUARE, box=square_prompt(5).box_xyxy)
+    oracle.prompt(5, SQUARE, box=square_prompt(5, SQUARE).box_xyxy)
     with torch.autocast("cpu", torch.bfloat16):  # in float32 upstream fails without a pointer in the past
         oracle.propagate(0)
     assert oracle.masks[0, SQUARE].any()
 
     session = VideoSession(embedded_model, clip.source())
-    session.set_prompt(square_prompt(5))
+    session.set_prompt(square_prompt(5, SQUARE))
     assert [r.frame_index for r in session.propagate(0, LAST)] == list(range(5, FRAME_COUNT))
     assert [r.frame_index for r in session.propagate(LAST, 0, Direction.BACKWARD)] == [5, 4, 3, 2, 1, 0]
 
@@ -105,7 +110,7 @@ def test_a_prompt_changes_no_frame_behind_it_and_upstream_s_does(
     tracks = []
     for with_future in (False, True):
         oracle = upstream(embedded_model)
-        oracle.prompt(0, SQUARE, box=square_prompt(0).box_xyxy)
+        oracle.prompt(0, SQUARE, box=square_prompt(0, SQUARE).box_xyxy)
         if with_future:
             oracle.prompt(6, SQUARE, mask=mask)
         oracle.propagate(0)
@@ -114,7 +119,7 @@ def test_a_prompt_changes_no_frame_behind_it_and_upstream_s_does(
 
     alone, prompted = (VideoSession(embedded_model, clip.source()) for _ in range(2))
     for session in (alone, prompted):
-        session.set_prompt(square_prompt(0))
+        session.set_prompt(square_prompt(0, SQUARE))
     prompted.add_mask(6, SQUARE, masks.encode(mask))
     assert list(alone.propagate(0, 5)) == list(prompted.propagate(0, 5))
 
@@ -122,7 +127,7 @@ def test_a_prompt_changes_no_frame_behind_it_and_upstream_s_does(
 def test_adding_and_removing_an_object_changes_no_other_one(embedded_model: SAM2Base, clip: Clip) -> None:
     alone, joined = (VideoSession(embedded_model, clip.source()) for _ in range(2))
     for session in (alone, joined):
-        session.set_prompt(square_prompt(0))
+        session.set_prompt(square_prompt(0, SQUARE))
     expected = list(alone.propagate())
 
     found = list(joined.propagate(0, 3))
@@ -140,7 +145,7 @@ def test_adding_and_removing_an_object_changes_no_other_one(embedded_model: SAM2
 def test_a_cancelled_propagation_goes_on_as_if_it_had_not_been(embedded_model: SAM2Base, clip: Clip) -> None:
     whole, cut = (VideoSession(embedded_model, clip.source()) for _ in range(2))
     for session in (whole, cut):
-        session.set_prompt(square_prompt(0))
+        session.set_prompt(square_prompt(0, SQUARE))
     expected = list(whole.propagate())
     running = cut.propagate()
     found = [next(running) for _ in range(4)]
@@ -151,7 +156,7 @@ def test_a_cancelled_propagation_goes_on_as_if_it_had_not_been(embedded_model: S
 def test_a_protected_frame_is_returned_as_it_is_and_conditions(embedded_model: SAM2Base, clip: Clip) -> None:
     plain, protecting = (VideoSession(embedded_model, clip.source()) for _ in range(2))
     for session in (plain, protecting):
-        session.set_prompt(square_prompt(0))
+        session.set_prompt(square_prompt(0, SQUARE))
     accepted = rectangle(20, 20, 30, 50)
     protecting.protect(3, SQUARE, accepted)
     with_it, without = by_frame(list(protecting.propagate())), by_frame(list(plain.propagate()))
@@ -167,7 +172,7 @@ def test_objects_that_share_a_walk_get_the_masks_they_get_alone_and_each_frame_i
         source = clip.source()
         made = VideoSession(embedded_model, source)
         made.set_prompt(disc_prompt(0))
-        made.set_prompt(square_prompt(2))
+        made.set_prompt(square_prompt(2, SQUARE))
         made.protect(3, SQUARE, rectangle(20, 20, 30, 50))
         source.reads.clear()
         made.feature_cache.clear()
@@ -195,7 +200,7 @@ def test_a_protected_project_opens_without_running_the_model(embedded_model: SAM
 
 def test_gradients_stay_on_for_the_caller_of_propagate(embedded_model: SAM2Base, clip: Clip) -> None:
     session = VideoSession(embedded_model, clip.source())
-    session.set_prompt(square_prompt(0))
+    session.set_prompt(square_prompt(0, SQUARE))
     for _ in session.propagate(0, 2):
         assert torch.is_grad_enabled()
 
@@ -204,7 +209,7 @@ def test_a_pass_that_starts_between_keyframes_remembers_the_project_s_masks(
     embedded_model: SAM2Base, clip: Clip
 ) -> None:
     whole = VideoSession(embedded_model, clip.source())
-    whole.set_prompt(square_prompt(0))
+    whole.set_prompt(square_prompt(0, SQUARE))
     project = by_frame(list(whole.propagate()))
 
     def recall(frame_index: int, object_id: int) -> Rle | None:

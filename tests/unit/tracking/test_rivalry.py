@@ -6,22 +6,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sam2.modeling.sam2_base import SAM2Base
-from tracking_kit import HEIGHT, WIDTH, Clip, ListSource, square_corner
+from tracking_kit import HEIGHT, WIDTH, Clip, ListSource, square_prompt
 
 from qcore import masks
 from qcore.masks import Rle
+from qcore.tracking.aids import Aids
 from qcore.tracking.decoding import Decoded
-from qcore.tracking.rivalry import NESTING_KEYFRAMES, Nesting, rivalry_pays, settle
+from qcore.tracking.rivalry import NESTING_KEYFRAMES, Nesting, settle
 from qcore.tracking.session import VideoSession
 from qcore.tracking.types import Direction, MaskResult, Prompt
 
 SIZE = (20, 30)
 SQUARE, SECOND = 2, 99
-
-
-def square_prompt() -> Prompt:
-    x, y = square_corner(0)
-    return Prompt(0, SQUARE, box_xyxy=(x - 1.0, y - 1.0, x + 27.0, y + 27.0))
 
 
 def box(x: int, y: int, width: int, height: int, size: tuple[int, int] = SIZE) -> Rle:
@@ -128,8 +124,8 @@ def test_objects_of_a_session_share_no_pixel(
     try:
         common = {}
         for rivalry in (False, True):
-            session = VideoSession(embedded_model, clip.source(), rivalry=rivalry)
-            first = session.set_prompt(square_prompt())
+            session = VideoSession(embedded_model, clip.source(), aids=Aids(rivalry=rivalry))
+            first = session.set_prompt(square_prompt(0, SQUARE))
             session.add_mask(0, SECOND, first.rle)
             results = [result for result in session.propagate() if result.frame_index > 0]
             assert len({result.object_id for result in results}) == 2
@@ -145,16 +141,16 @@ def test_objects_meant_to_overlap_get_the_masks_that_they_get_without_competing(
 ) -> None:
     outcomes = []
     for rivalry in (False, True):
-        session = VideoSession(embedded_model, clip.source(), rivalry=rivalry)
-        first = session.set_prompt(square_prompt())
+        session = VideoSession(embedded_model, clip.source(), aids=Aids(rivalry=rivalry))
+        first = session.set_prompt(square_prompt(0, SQUARE))
         session.add_mask(0, SECOND, first.rle)
         outcomes.append(list(session.propagate()))
     assert outcomes[0] == outcomes[1]
 
 
 def test_a_keyframe_on_the_way_shows_that_objects_are_nested(embedded_model: SAM2Base, clip: Clip) -> None:
-    session = VideoSession(embedded_model, clip.source(), rivalry=True)
-    session.set_prompt(square_prompt())
+    session = VideoSession(embedded_model, clip.source(), aids=Aids(rivalry=True))
+    session.set_prompt(square_prompt(0, SQUARE))
     tracked = {result.frame_index: result.rle for result in session.propagate(0, 3)}
     session.add_mask(3, SECOND, tracked[3])
     results = [result for result in session.propagate(0) if result.frame_index > 3]
@@ -164,18 +160,12 @@ def test_a_keyframe_on_the_way_shows_that_objects_are_nested(embedded_model: SAM
 def test_an_object_tracked_alone_has_no_rival(embedded_model: SAM2Base, clip: Clip) -> None:
     outcomes = []
     for rivalry in (False, True):
-        session = VideoSession(embedded_model, clip.source(), rivalry=rivalry)
-        session.set_prompt(square_prompt())
+        session = VideoSession(embedded_model, clip.source(), aids=Aids(rivalry=rivalry))
+        session.set_prompt(square_prompt(0, SQUARE))
         session.set_prompt(Prompt(0, SECOND, box_xyxy=(60.0, 10.0, 120.0, 80.0)))
         outcomes.append(list(session.propagate(0, None, Direction.FORWARD, [SQUARE])))
     assert outcomes[0] == outcomes[1]
     assert outcomes[0]
-
-
-def test_it_pays_for_small_inputs(embedded_model: SAM2Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert rivalry_pays(embedded_model)
-    monkeypatch.setattr(embedded_model, "image_size", 1024)
-    assert not rivalry_pays(embedded_model)
 
 
 def test_a_pass_looks_at_a_few_keyframes_of_each_object(embedded_model: SAM2Base, clip: Clip) -> None:
@@ -186,7 +176,7 @@ def test_a_pass_looks_at_a_few_keyframes_of_each_object(embedded_model: SAM2Base
         return None
 
     frames = clip.frames * 5
-    session = VideoSession(embedded_model, ListSource(frames), rivalry=True, recall=recall)
+    session = VideoSession(embedded_model, ListSource(frames), aids=Aids(rivalry=True), recall=recall)
     for t in range(len(frames)):
         session.protect(t, SQUARE, box(5, 5, 20, 20, (HEIGHT, WIDTH)))
     session.protect(0, SECOND, box(60, 40, 20, 20, (HEIGHT, WIDTH)))

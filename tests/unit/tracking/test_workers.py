@@ -18,6 +18,7 @@ from tracking_kit import FRAME_COUNT, HEIGHT, WIDTH, Clip
 
 from qcore.runtime import Precision, lower
 from qcore.tracking import encoder
+from qcore.tracking.aids import Aids
 from qcore.tracking.encoder import LOOK_AHEAD_FRAMES, LookAhead
 from qcore.tracking.memory_attention import attend_itself
 from qcore.tracking.mutual_kv import MutualKvSettings
@@ -95,10 +96,11 @@ def test_threads_change_nothing(micro_model: SAM2Base, clip: Clip, count: int, d
     assert torch.get_num_threads() == 1
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_threads_change_nothing_where_objects_compete(micro_model: SAM2Base, clip: Clip, count: int) -> None:
+@pytest.mark.parametrize("aids", [Aids(rivalry=True), Aids(appearance=True), Aids(True, True, True)])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_threads_change_nothing_with_aids(micro_model: SAM2Base, clip: Clip, count: int, aids: Aids) -> None:
     one, several = (
-        tracked(session_of(micro_model, Watched(clip), count, rivalry=True), threads, Direction.BOTH)
+        tracked(session_of(micro_model, Watched(clip), count, aids=aids), threads, Direction.BOTH)
         for threads in (1, 3)
     )
     assert one == several

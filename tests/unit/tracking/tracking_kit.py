@@ -13,6 +13,8 @@ from PIL import Image
 from sam2.modeling.sam2_base import SAM2Base
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 
+from qcore.tracking.types import Prompt
+
 
 class ListSource:
     """Frames in memory, with the part of `FrameSource` that a session uses; counts what was read."""
@@ -60,6 +62,12 @@ def disc_center(frame_index: int) -> tuple[float, float]:
 def square_corner(frame_index: int) -> tuple[int, int]:
     """Top-left corner (x, y) of the blue 26-pixel square."""
     return 100 - 3 * frame_index, 8 + frame_index
+
+
+def square_prompt(frame_index: int, object_id: int) -> Prompt:
+    """A box drawn a pixel around the square."""
+    x, y = square_corner(frame_index)
+    return Prompt(frame_index, object_id, box_xyxy=(x - 1.0, y - 1.0, x + 27.0, y + 27.0))
 
 
 def draw_frame(frame_index: int) -> npt.NDArray[np.uint8]:

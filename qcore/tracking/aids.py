@@ -1,0 +1,36 @@
+"""What makes up for a model's size: steps of our own that SAM 2 does not take, for models with a small input.
+
+A session without them computes upstream's masks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+LARGEST_INPUT = 512
+"""Input side in pixels up to which they are used: measured with the embedded model only, and at 1024
+SAM 2 sees enough without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aids:
+    """Which of them a session takes."""
+
+    close_look: bool = False
+    """See the crop around a drawn box, and its mirror image, at the model's full input size: a better mask on
+    that frame for two more runs of the encoder (`close_look.py`)."""
+    rivalry: bool = False
+    """Objects tracked in the same pass compete for pixels, but for those that overlap on their own keyframes:
+    other masks than each would get alone (`rivalry.py`)."""
+    appearance: bool = False
+    """Remember masks with the opinion of a linear model of the object's looks added (`appearance.py`)."""
+
+    @classmethod
+    def for_model(cls, model: Any) -> Aids:
+        """All of them for a model with a small input, none for others."""
+        is_small = int(model.image_size) <= LARGEST_INPUT
+        return cls(close_look=is_small, rivalry=is_small, appearance=is_small)
+
+
+NO_AIDS = Aids()

@@ -1,0 +1,136 @@
+"""What an object looks like, told from the rest by a linear model that is fitted while it is tracked.
+
+A small model's masks shrink, or creep onto what is next to them, a little on every frame, and its memory
+keeps each step. A ridge regression from the encoder's features to "object" and "not object", fitted on the
+frames that the user spoke about and, fading, on those since, does not creep along. Its opinion is added to
+the mask that goes into the memory, where it decides what the mask decoder left open. What is shown is the
+decoder's own mask, whose edges are sharper. The idea is that of fast target models in video object
+segmentation (Robinson et al., CVPR 2020), without a network of its own. SAM 2 does not do this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from qcore.tracking.feature_cache import EncodedFrame
+from qcore.tracking.memory_attention import as_tokens
+
+RIDGE = 2.0
+"""Penalty on a weight, in variances of its feature."""
+
+GAIN = 1.75
+"""Mask logits for a score of one, the regression's target value for the object."""
+
+LARGEST_SCORE = 1.5
+"""Scores are cut to this, so that no place can outvote a decoder that is sure."""
+
+KEYFRAME_SHARE = 0.15
+"""Weight of the keyframes against that of what was tracked since."""
+
+LEARNING_RATE = 0.1
+"""Weight of a tracked frame against that of the frames before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that a least-squares fit needs to know of some frames, so that frames can be averaged.
+
+    With X the features and a column of ones, w a weight per place and y the target: X^T diag(w) [X, y].
+    """
+
+    moments_ck: torch.Tensor
+    """float32 (C + 1, C + 2)."""
+
+    def mixed(self, other: Evidence, share: float) -> Evidence:
+        """The average with another one, whose weight is ``share``."""
+        return Evidence(torch.lerp(self.moments_ck, other.moments_ck, share))
+
+
+def mean_evidence(several: list[Evidence]) -> Evidence:
+    """The average, all weighing the same."""
+    return several[0] if len(several) == 1 else Evidence(torch.stack([e.moments_ck for e in several]).mean(0))
+
+
+def features_of(frame: EncodedFrame) -> torch.Tensor:
+    """What the regression sees of a frame: float32 (H * W, C), row by row.
+
+    The top level and, where there is one, the next finer level, on the grid of the finer.
+    """
+    maps = [level.float() for level in frame.levels[-2:]]
+    height, width = maps[0].shape[-2:]
+    if len(maps) > 1:
+        maps[1] = F.interpolate(maps[1], size=(height, width), mode="bilinear", align_corners=False)
+    return as_tokens(torch.cat(maps, 1))[:, 0]
+
+
+def observe(features_nc: torch.Tensor, logits_b1hw: torch.Tensor) -> Evidence | None:
+    """What a frame with a mask teaches; None where the mask is empty.
+
+    Object and background weigh the same, however large they are. The target is 1 on the object, -1 elsewhere,
+    and between them where a place is shared or the mask unsure.
+
+    Args:
+        features_nc: `features_of` the frame, whose grid is square as the model's input is.
+        logits_b1hw: mask logits (1, 1, H, W).
+    """
+    if not bool((logits_b1hw > 0).any()):
+        return None
+    side = round(features_nc.shape[0] ** 0.5)
+    object_n = F.adaptive_avg_pool2d(logits_b1hw.float().sigmoid(), side).flatten()
+    rest_n = 1 - object_n
+    # what fills less than a place in all weighs less
+    weight_n = object_n / object_n.sum().clamp(min=1) + rest_n / rest_n.sum().clamp(min=1)
+    columns_nk = torch.cat([features_nc, torch.ones_like(object_n)[:, None], (2 * object_n - 1)[:, None]], 1)
+    # row by row of the grid: one product over all places is rounded differently by other numbers of threads
+    rows_ysk = columns_nk.view(side, side, -1)
+    weighted_ysk = rows_ysk[..., :-1] * weight_n.view(side, side, 1)
+    return Evidence(torch.bmm(weighted_ysk.transpose(1, 2), rows_ysk).sum(0))
+
+
+def score(features_nc: torch.Tensor, evidence: Evidence) -> torch.Tensor:
+    """How much each place looks like the object: float32 (1, 1, H, W), about 1 on it and -1 elsewhere.
+
+    The minimum of sum w (x^T a + c - y)^2 + `RIDGE` sum var(x_k) a_k^2 over a and c, which is not penalised.
+    """
+    moments_ck = evidence.moments_ck.cpu().double()  # too small a problem for a GPU
+    total = moments_ck[-1, -2]
+    mean_c, target_mean = moments_ck[:-1, -2] / total, moments_ck[-1, -1] / total
+    covariance_cc = moments_ck[:-1, :-2] / total - mean_c[:, None] * mean_c
+    with_target_c = moments_ck[:-1, -1] / total - mean_c * target_mean
+    variance_c = covariance_cc.diagonal().clamp(min=0)
+    # the other terms keep features out that never change, up to the rounding of their moments
+    penalty_c = RIDGE * variance_c + 1e-3 * variance_c.mean() + 1e-4 * mean_c.square() + 1e-12
+    factor_cc = torch.linalg.cholesky_ex(covariance_cc + penalty_c.diag()).L
+    weight_c = torch.cholesky_solve(with_target_c[:, None], factor_cc)[:, 0]
+    constant = target_mean - mean_c @ weight_c
+    # a sum and not a product, for the same reason as in `observe`
+    score_n = (features_nc * weight_c.float().to(features_nc.device)).sum(1) + float(constant)
+    side = round(features_nc.shape[0] ** 0.5)
+    return score_n.clamp(-LARGEST_SCORE, LARGEST_SCORE).view(1, 1, side, side)
+
+
+@dataclass(frozen=True, slots=True)
+class Appearance:
+    """What is known of an object's looks when a frame is tracked."""
+
+    keyframes: Evidence
+    tracked: Evidence
+    """Of the last frames; that of the keyframe right after it."""
+
+    def advise(self, frame: EncodedFrame, logits_b1ss: torch.Tensor) -> tuple[torch.Tensor, Evidence]:
+        """The mask logits to remember of a frame with the object, and `tracked` for the frame after it.
+
+        Args:
+            logits_b1ss: the mask decoder's, at the model's input size (1, 1, S, S).
+        """
+        features_nc = features_of(frame)
+        score_b1hw = score(features_nc, self.tracked.mixed(self.keyframes, KEYFRAME_SHARE))
+        opinion_b1ss = F.interpolate(
+            score_b1hw, size=logits_b1ss.shape[-2:], mode="bilinear", align_corners=False
+        )
+        advised_b1ss = logits_b1ss + GAIN * opinion_b1ss
+        seen = observe(features_nc, advised_b1ss)
+        return advised_b1ss, self.tracked if seen is None else self.tracked.mixed(seen, LEARNING_RATE)
