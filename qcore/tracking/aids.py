@@ -18,8 +18,8 @@ class Aids:
     """Which of them a session takes."""
 
     close_look: bool = False
-    """See the crop around a drawn box, and its mirror image, at the model's full input size: a better mask on
-    that frame for two more runs of the encoder (`close_look.py`)."""
+    """See the crop around a drawn box or a first click's mask, and its mirror image, at the model's full
+    input size: a better mask on that frame for two more runs of the encoder (`close_look.py`)."""
     rivalry: bool = False
     """Objects tracked in the same pass compete for pixels, but for those that overlap on their own keyframes:
     other masks than each would get alone (`rivalry.py`)."""

@@ -59,7 +59,8 @@ def features_of(frame: EncodedFrame) -> torch.Tensor:
 
     The top level and, where there is one, the next finer level, on the grid of the finer.
     """
-    maps = [level.float() for level in frame.levels[-2:]]
+    # laid out alike, wherever the frame comes from: resizing rounds differently otherwise
+    maps = [level.float().contiguous() for level in frame.levels[-2:]]
     height, width = maps[0].shape[-2:]
     if len(maps) > 1:
         maps[1] = F.interpolate(maps[1], size=(height, width), mode="bilinear", align_corners=False)

@@ -1,8 +1,9 @@
-"""A closer look at a boxed object: the crop around the box and its mirror image, decoded and averaged.
+"""A closer look at an object: the crop around its box and the mirror image, decoded and averaged.
 
 A model with a small input sees a whole frame on few pixels, and a small object on very few. The box says
 where to look, so the frame on which it was drawn can be seen at several times the resolution, for two more
-runs of the encoder. SAM 2 itself does not do this: sessions do it only when asked to.
+runs of the encoder. A first click gets a box from the mask that it finds in the whole frame; further clicks
+go on from there in the whole frame. SAM 2 itself does not do this: sessions do it only when asked to.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@ for."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from qcore.tracking.close_look import CloseLook
@@ -33,11 +35,16 @@ class PromptDecoder:
         """Drop the conditioned features kept for further clicks; memories have changed."""
         self._features = None
 
-    def keyframe(self, prompt: Prompt, memory: ObjectMemory | None) -> Keyframe:
-        """The keyframe that a prompt's clicks and box make of their frame."""
+    def keyframe(self, prompt: Prompt, memory: ObjectMemory | None, is_hovering: bool = False) -> Keyframe:
+        """The keyframe that a prompt's clicks and box make of their frame.
+
+        Args:
+            is_hovering: the next place is asked for in a moment, so a first click is not looked at closely.
+        """
         tracker = self._tracker
-        if self._close_look is not None and prompt.box_xyxy is not None:
-            close = self._close_look.mask(prompt, self._previous_logits(prompt, memory))
+        boxed = prompt if prompt.box_xyxy is not None or is_hovering else self._boxed(prompt, memory)
+        if self._close_look is not None and boxed is not None and boxed.box_xyxy is not None:
+            close = self._close_look.mask(boxed, self._previous_logits(prompt, memory))
             if close is not None:
                 result = MaskResult(
                     prompt.frame_index, prompt.object_id, close.rle, close.score, close.presence
@@ -53,6 +60,18 @@ class PromptDecoder:
             decoded.pointer_bc,
             decoded.presence_logit_b1,
         )
+
+    def _boxed(self, prompt: Prompt, memory: ObjectMemory | None) -> Prompt | None:
+        """A first click with a box around what it finds, to look at closely; None for all other clicks."""
+        is_first = prompt.labels == (1,) and (memory is None or memory.tracked[prompt.frame_index] == 0)
+        if self._close_look is None or not is_first or self._previous_logits(prompt, memory) is not None:
+            return None
+        decoded = self.decode(prompt, memory)
+        found = mask_result(decoded, prompt.frame_index, prompt.object_id, self._tracker.size_hw).rle
+        if found.is_empty or not decoded.is_present:
+            return None
+        x, y, width, height = found.box_xywh
+        return dataclasses.replace(prompt, box_xyxy=(x, y, x + width, y + height))
 
     def decode(self, prompt: Prompt, memory: ObjectMemory | None) -> Decoded:
         """Mask of a prompt's clicks and box.
@@ -119,7 +138,8 @@ class PromptDecoder:
         """The mask that was on the frame before anything was clicked there."""
         frame_index = prompt.frame_index
         keyframe = memory.keyframes.get(frame_index) if memory is not None else None
-        rle = keyframe.given_mask if keyframe is not None else None
+        is_own = keyframe is not None and keyframe.prompt is not None and keyframe.prompt.mask is None
+        rle = keyframe.given_mask if keyframe is not None and not is_own else None
         if rle is None and memory is not None and frame_index in memory.logits:
             return memory.logits[frame_index]
         if rle is None and keyframe is None and self.recall is not None:

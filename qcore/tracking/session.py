@@ -232,12 +232,16 @@ class VideoSession:
         self._objects.pop(object_id, None)
 
     def preview(self, prompt: Prompt) -> MaskResult:
-        """The mask `set_prompt` would return, without changing anything (for hovering)."""
+        """The mask `set_prompt` would return, without changing anything (for hovering).
+
+        A first click is not looked at closely, see `close_look.py`: its own mask may be better.
+        """
         check_prompt(prompt, self._frame_count, self._size_hw)
         if prompt.mask is not None:
             return self._given_keyframe(prompt.frame_index, prompt.object_id, prompt.mask, prompt).result
         with self._computing():
-            return self._prompts.keyframe(prompt, self._objects.get(prompt.object_id)).result
+            memory = self._objects.get(prompt.object_id)
+            return self._prompts.keyframe(prompt, memory, is_hovering=True).result
 
     # ---- propagation
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 
 import cv2
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sam2.modeling.sam2_base import SAM2Base
-from tracking_kit import HEIGHT, WIDTH, Clip, ListSource, disc_center, square_corner
+from tracking_kit import HEIGHT, WIDTH, Clip, ListSource, square_corner
 
 from qcore import masks
 from qcore.tracking.aids import Aids
@@ -150,7 +151,6 @@ def test_further_clicks_on_a_boxed_object_need_no_encoder(
     session.preview(boxed(1, click, labels=(0,)))
     corrected = session.set_prompt(boxed(1, click, labels=(0,)))
     session.set_prompt(boxed(1))
-    session.set_prompt(Prompt(1, 8, (click,), (1,)))
     assert looks == [2]
     # another frame and another box are looked at for themselves
     elsewhere = session.set_prompt(boxed(4))
@@ -159,6 +159,55 @@ def test_further_clicks_on_a_boxed_object_need_no_encoder(
     fresh = VideoSession(embedded_model, large, aids=Aids(close_look=True))
     fresh.set_prompt(boxed(1))
     assert fresh.set_prompt(boxed(1, click, labels=(0,))) == corrected
+
+
+def clicked(frame_index: int, *labels: int) -> Prompt:
+    """Clicks into the square's middle and near one of its corners."""
+    x, y = square_corner(frame_index)
+    points = (((x + 13.0) * SCALE, (y + 13.0) * SCALE), ((x + 24.0) * SCALE, (y + 24.0) * SCALE))
+    return Prompt(frame_index, SQUARE, points[: len(labels)], labels)
+
+
+def test_a_first_click_is_looked_at_as_if_boxed(embedded_model: SAM2Base, large: ListSource) -> None:
+    plain = VideoSession(embedded_model, large).set_prompt(clicked(2, 1))
+    x, y, width, height = plain.rle.box_xywh
+    box = dataclasses.replace(clicked(2, 1), box_xyxy=(x, y, x + width, y + height))
+    close = VideoSession(embedded_model, large, aids=Aids(close_look=True))
+    assert close.set_prompt(clicked(2, 1)).rle != plain.rle
+    assert close.set_prompt(clicked(2, 1)) == close.set_prompt(box)
+
+
+def test_hovering_does_not_look_closely(embedded_model: SAM2Base, large: ListSource) -> None:
+    plain, close = (VideoSession(embedded_model, large, aids=Aids(close_look=look)) for look in (False, True))
+    assert close.preview(clicked(2, 1)) == plain.preview(clicked(2, 1))
+
+
+def test_clicks_go_on_from_a_click_and_are_taken_back(embedded_model: SAM2Base, large: ListSource) -> None:
+    session = VideoSession(embedded_model, large, aids=Aids(close_look=True))
+    first = session.set_prompt(clicked(1, 1))
+    assert session.set_prompt(clicked(1, 1)) == first
+    second = session.set_prompt(clicked(1, 1, 0))
+    assert second.rle != first.rle
+    assert session.preview(clicked(1, 1, 0)) == second
+    assert session.set_prompt(clicked(1, 1)) == first
+
+
+def test_a_click_on_a_tracked_frame_corrects_its_mask(embedded_model: SAM2Base, large: ListSource) -> None:
+    """The mask that is there already says more than a box around the click's own."""
+    sessions = [VideoSession(embedded_model, large, aids=Aids(close_look=look)) for look in (False, True)]
+    for session in sessions:
+        session.set_prompt(Prompt(0, SQUARE, mask=sessions[0].preview(boxed(0)).rle))
+        list(session.propagate())
+    plain, close = (session.set_prompt(clicked(3, 1)) for session in sessions)
+    assert close == plain
+
+
+def test_a_click_that_finds_nothing_is_an_ordinary_one(
+    embedded_model: SAM2Base, large: ListSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qcore.tracking.decoding.Decoded.is_present", property(lambda self: False))
+    plain, close = (VideoSession(embedded_model, large, aids=Aids(close_look=look)) for look in (False, True))
+    assert close.set_prompt(clicked(2, 1)) == plain.set_prompt(clicked(2, 1))
 
 
 def test_tracking_goes_on_from_the_closer_mask(embedded_model: SAM2Base, large: ListSource) -> None:
@@ -172,8 +221,11 @@ def test_tracking_goes_on_from_the_closer_mask(embedded_model: SAM2Base, large: 
     assert [result.rle for result in tracked] == [result.rle for result in expected]
 
 
-def test_clicks_alone_are_left_to_the_whole_frame(embedded_model: SAM2Base, large: ListSource) -> None:
-    prompt = Prompt(3, SQUARE, tuple((x * SCALE, y * SCALE) for x, y in [disc_center(3)]), (1,))
+@pytest.mark.parametrize("labels", [(1, 1), (1, 0), (0,)])
+def test_other_clicks_are_left_to_the_whole_frame(
+    embedded_model: SAM2Base, large: ListSource, labels: tuple[int, ...]
+) -> None:
+    prompt = clicked(3, *labels)
     close, plain = (VideoSession(embedded_model, large, aids=Aids(close_look=look)) for look in (True, False))
     assert close.set_prompt(prompt) == plain.set_prompt(prompt)
 
