@@ -149,10 +149,7 @@ class QcoreBackend:
         from qcore.tracking.session import VideoSession
 
         session: TrackingSession = VideoSession(
-            loaded.model,
-            frames,
-            recall=recall,
-            aids=Aids.for_model(loaded.model),
+            loaded.model, frames, recall=recall, aids=Aids.for_model(loaded.model)
         )
         return session
 

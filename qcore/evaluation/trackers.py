@@ -45,12 +45,7 @@ class SessionTracker:
         from qcore.tracking.aids import Aids
         from qcore.tracking.session import VideoSession
 
-        return VideoSession(
-            self.model,
-            source,
-            aids=Aids.for_model(self.model),
-            **self._options,
-        )
+        return VideoSession(self.model, source, aids=Aids.for_model(self.model), **self._options)
 
 
 class StaticMaskTracker:

@@ -41,39 +41,40 @@ class PromptDecoder:
         Args:
             is_hovering: the next place is asked for in a moment, so a first click is not looked at closely.
         """
-        tracker = self._tracker
-        boxed = prompt if prompt.box_xyxy is not None or is_hovering else self._boxed(prompt, memory)
-        if self._close_look is not None and boxed is not None and boxed.box_xyxy is not None:
-            close = self._close_look.mask(boxed, self._previous_logits(prompt, memory))
+        previous = self._previous_logits(prompt, memory)
+        if prompt.box_xyxy is not None:
+            close = self._seen_closely(prompt, prompt.box_xyxy, previous)
             if close is not None:
-                result = MaskResult(
-                    prompt.frame_index, prompt.object_id, close.rle, close.score, close.presence
-                )
-                logits = mask_logits(close.rle, tracker.model.image_size, tracker.model.device)
-                return Keyframe(result, prompt, close.rle, logits)
-        decoded = self.decode(prompt, memory)
+                return close
+        decoded = self._decode(prompt, memory, previous)
+        result = mask_result(decoded, prompt.frame_index, prompt.object_id, self._tracker.size_hw)
+        is_found = decoded.is_present and not result.rle.is_empty
+        is_tracked = memory is not None and memory.tracked[prompt.frame_index] != 0
+        is_first_click = prompt.labels == (1,) and previous is None and not is_tracked
+        if is_found and is_first_click and not is_hovering:
+            x, y, width, height = result.rle.box_xywh
+            close = self._seen_closely(prompt, (x, y, x + width, y + height), previous)
+            if close is not None:
+                return close
         return Keyframe(
-            mask_result(decoded, prompt.frame_index, prompt.object_id, tracker.size_hw),
-            prompt,
-            None,
-            decoded.logits_b1hw,
-            decoded.pointer_bc,
-            decoded.presence_logit_b1,
+            result, prompt, None, decoded.logits_b1hw, decoded.pointer_bc, decoded.presence_logit_b1
         )
 
-    def _boxed(self, prompt: Prompt, memory: ObjectMemory | None) -> Prompt | None:
-        """A first click with a box around what it finds, to look at closely; None for all other clicks."""
-        is_first = prompt.labels == (1,) and (memory is None or memory.tracked[prompt.frame_index] == 0)
-        if self._close_look is None or not is_first or self._previous_logits(prompt, memory) is not None:
+    def _seen_closely(
+        self, prompt: Prompt, box_xyxy: tuple[float, float, float, float], previous: torch.Tensor | None
+    ) -> Keyframe | None:
+        """The keyframe of a closer look at a box; None where nobody asks for one, or nothing is found."""
+        if self._close_look is None:
             return None
-        decoded = self.decode(prompt, memory)
-        found = mask_result(decoded, prompt.frame_index, prompt.object_id, self._tracker.size_hw).rle
-        if found.is_empty or not decoded.is_present:
+        boxed = dataclasses.replace(prompt, box_xyxy=box_xyxy)
+        close = self._close_look.mask(boxed, previous)
+        if close is None:
             return None
-        x, y, width, height = found.box_xywh
-        return dataclasses.replace(prompt, box_xyxy=(x, y, x + width, y + height))
+        model = self._tracker.model
+        result = MaskResult(prompt.frame_index, prompt.object_id, close.rle, close.score, close.presence)
+        return Keyframe(result, prompt, close.rle, mask_logits(close.rle, model.image_size, model.device))
 
-    def decode(self, prompt: Prompt, memory: ObjectMemory | None) -> Decoded:
+    def _decode(self, prompt: Prompt, memory: ObjectMemory | None, previous: torch.Tensor | None) -> Decoded:
         """Mask of a prompt's clicks and box.
 
         A frame that was tracked before is seen with the object's memories, as upstream does; any other frame
@@ -90,7 +91,7 @@ class PromptDecoder:
                 seen_bchw,
                 frame,
                 point_inputs(prompt, tracker.size_hw, tracker.model.image_size, tracker.model.device),
-                self._previous_logits(prompt, memory),
+                previous,
                 is_first=features_bchw is None,
             )
 

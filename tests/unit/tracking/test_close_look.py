@@ -133,17 +133,23 @@ def test_clicks_go_on_from_the_box_and_are_taken_back(embedded_model: SAM2Base, 
     assert masks.iou(session.preview(boxed(1, outside, labels=(0,))).rle, first.rle) > 0.9
 
 
-def test_further_clicks_on_a_boxed_object_need_no_encoder(
-    embedded_model: SAM2Base, large: ListSource, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks: list[int] = []
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures each closer look encodes."""
+    counts: list[int] = []
     real = FrameEncoder.encode_pictures
 
     def counted(self: FrameEncoder, pictures: Sequence[np.ndarray]) -> list[EncodedFrame]:
-        looks.append(len(pictures))
+        counts.append(len(pictures))
         return real(self, pictures)
 
     monkeypatch.setattr(FrameEncoder, "encode_pictures", counted)
+    return counts
+
+
+def test_further_clicks_on_a_boxed_object_need_no_encoder(
+    embedded_model: SAM2Base, large: ListSource, looks: list[int]
+) -> None:
     session = VideoSession(embedded_model, large, aids=Aids(close_look=True))
     x, y = square_corner(1)
     click = ((x + 24.0) * SCALE, (y + 24.0) * SCALE)
@@ -175,6 +181,19 @@ def test_a_first_click_is_looked_at_as_if_boxed(embedded_model: SAM2Base, large:
     close = VideoSession(embedded_model, large, aids=Aids(close_look=True))
     assert close.set_prompt(clicked(2, 1)).rle != plain.rle
     assert close.set_prompt(clicked(2, 1)) == close.set_prompt(box)
+
+
+def test_of_clicks_only_the_first_needs_the_encoder(
+    embedded_model: SAM2Base, large: ListSource, looks: list[int]
+) -> None:
+    session = VideoSession(embedded_model, large, aids=Aids(close_look=True))
+    session.preview(clicked(1, 1))
+    assert looks == []
+    session.set_prompt(clicked(1, 1))
+    assert looks == [2]
+    session.preview(clicked(1, 1, 0))
+    session.set_prompt(clicked(1, 1, 0))
+    assert looks == [2]
 
 
 def test_hovering_does_not_look_closely(embedded_model: SAM2Base, large: ListSource) -> None:
