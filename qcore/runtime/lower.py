@@ -34,6 +34,7 @@ from qcore.runtime.probe import chooser_of_this_machine, cpu_kernels, remember
 from qcore.runtime.quantized_attention import FastQuantizedAttention
 from qcore.runtime.quantized_efficientnet import FastQuantizedEfficientNetTrunk
 from qcore.runtime.quantized_layers import kernel_layer
+from qcore.runtime.recording import MOST_POSITIONS, record_calls
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,8 @@ def lower(
     FP32 computes the same function to rounding. BF16 changes masks slightly (mean IoU with float32 above
     0.99 on real clips). Quantized layers and attentions become kernels that compute what their fake
     quantizers compute: in 8-bit integers where these are exact and faster on this CPU, else in floats. Parts
-    built otherwise, and quantized parts on other devices, stay as they are. Lowering twice changes nothing.
+    built otherwise, and quantized parts on other devices, stay as they are. A small model's steps are
+    recorded on the CPU (`recording.py`). Lowering twice changes nothing.
 
     Args:
         model: on its device.
@@ -134,6 +136,8 @@ def lower(
             replaced += _swap_heads(model, dtype, choice)
         if quantized and device.type == "cpu":
             kept += _lower_layers(model, dtype, choice)
+        if owners and device.type == "cpu" and _tokens(model) <= MOST_POSITIONS:
+            record_calls(model)
         if chooser is not None:
             remember(chooser)
     integers = choice is True

@@ -38,15 +38,20 @@ def has_fast_bytes() -> bool:
 
 
 def _bytes_in_one_pass(x: Tensor, scale: float, zero_point: int) -> Tensor:
-    quantized = torch.quantize_per_tensor(x, scale, zero_point, torch.quint8)
-    bytes_ = torch.empty(0, dtype=torch.uint8)
-    return bytes_.set_(quantized.untyped_storage(), 0, quantized.size(), quantized.stride())
+    return _codes_of(torch.quantize_per_tensor(x, scale, zero_point, torch.quint8), torch.uint8)
 
 
 def _signed_in_one_pass(x: Tensor, scale: float, zero_point: int) -> Tensor:
-    quantized = torch.quantize_per_tensor(x, scale, zero_point, torch.qint8)
-    bytes_ = torch.empty(0, dtype=torch.int8)
-    return bytes_.set_(quantized.untyped_storage(), 0, quantized.size(), quantized.stride())
+    return _codes_of(torch.quantize_per_tensor(x, scale, zero_point, torch.qint8), torch.int8)
+
+
+def _codes_of(bytes_: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a new tensor of bytes or quantized values holds, where it lies; ``int_repr`` would copy it."""
+    row = bytes_.as_strided([bytes_.numel()], [1])
+    codes: Tensor = torch.ops.aten.set_.source_Tensor_storage_offset(
+        torch.empty(0, dtype=dtype), row, 0, bytes_.size(), bytes_.stride()
+    )
+    return codes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +102,7 @@ class Rounding:
     def signed_bytes(self, x: Tensor) -> Tensor:
         """x_int - z as int8; only where `reach` is at most 127."""
         if x.dtype is torch.uint8:
-            return x.sub(int(self.zero_point)).view(torch.int8)  # wraps around to what is meant
+            return _codes_of(x.sub(int(self.zero_point)), torch.int8)  # wraps around to what is meant
         if x.device.type != "cpu" or not has_fast_bytes():
             return self._centred_in_steps(x).to(torch.int8)
         if not isinstance(self.scale, float):
@@ -109,7 +114,7 @@ class Rounding:
         """x_int - shift as int8 for a shift that makes all codes fit; per tensor only."""
         assert isinstance(self.scale, float)
         if x.dtype is torch.uint8:
-            return x.sub(shift).view(torch.int8)
+            return _codes_of(x.sub(shift), torch.int8)
         if x.device.type != "cpu" or not has_fast_bytes():
             return self._centred_in_steps(x).add_(int(self.zero_point) - shift).to(torch.int8)
         codes = _signed_in_one_pass(x.float(), self.scale, int(self.zero_point) - shift)

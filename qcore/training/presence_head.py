@@ -18,6 +18,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
 from qcore.evaluation.trackers import SessionTracker
+from qcore.runtime.recording import call_plainly
 from qcore.training.errors import TrainingError
 from qcore.training.presence import CLEARLY_PRESENT, ExitClip, exit_clips, tracked_frames
 from qcore.training.sources import davis_sequence, davis_sequence_names
@@ -71,6 +72,7 @@ def collect(model: SAM2Base, clips: Iterable[ExitClip]) -> PresenceSamples:
         TrainingError: no object leaves.
     """
     given: list[Tensor] = []
+    call_plainly(model)  # recordings know no hooks
     head = model.sam_mask_decoder.pred_obj_score_head
     hook = head.register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0].detach()))
     tokens: list[Tensor] = []
