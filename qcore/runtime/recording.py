@@ -12,12 +12,14 @@ one whose recording did not repeat the result of a later call with other values.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +42,21 @@ _MOST_KINDS = 48
 """Recordings kept of a function; those used last."""
 _CALLS_BEFORE = 1
 """Calls of a kind that go by first: kernels re-lay their weights then, and some kinds come only once."""
+
+_MAY_TRY: ContextVar[bool] = ContextVar("may_try", default=False)
+
+
+@contextlib.contextmanager
+def trials() -> Iterator[None]:
+    """Let calls of the block, on this thread, be recorded: the second and third take several times as long.
+
+    Elsewhere, where somebody waits for a single answer, only recordings that are there are used.
+    """
+    token = _MAY_TRY.set(True)
+    try:
+        yield
+    finally:
+        _MAY_TRY.reset(token)
 
 
 def record(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> Callable[..., Any]:
@@ -267,9 +284,10 @@ class _Kind:
 class Recorded:
     """A function that goes over to recordings of itself, one for each kind of call.
 
-    The first call of a kind is made as ever, the second is recorded, the third is made both ways and must
-    agree in every bit. Arguments and results may be nested in lists, tuples and dicts; what is no tensor must
-    be hashable, and counts to the kind. With gradients, or on other devices than the CPU, nothing changes.
+    Within `trials`, the first call of a kind is made as ever, the second is recorded, the third is made both
+    ways and must agree in every bit. Arguments and results may be nested in lists, tuples and dicts; what is
+    no tensor must be hashable, and counts to the kind. With gradients, or on other devices than the CPU,
+    nothing changes.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -289,11 +307,11 @@ class Recorded:
         if torch.is_grad_enabled() or not tensors or any(t.device.type != "cpu" for t in tensors):
             return self._function(*args, **kwargs)
         kind = self._kind_of(leaves, spec)
-        if kind is None or kind.is_refused:
-            return self._function(*args, **kwargs)
-        if kind.is_trusted:
+        if kind is not None and kind.is_trusted:
             assert kind.recording is not None
             return _rebuilt(kind, kind.recording(*tensors))
+        if kind is None or kind.is_refused or not _MAY_TRY.get():
+            return self._function(*args, **kwargs)
         return self._on_trial(kind, leaves, spec, tensors)
 
     def _kind_of(self, leaves: list[Any], spec: TreeSpec) -> _Kind | None:
@@ -310,7 +328,7 @@ class Recorded:
                 self._kinds.move_to_end(key)
                 while len(self._kinds) > _MOST_KINDS:
                     self._kinds.popitem(last=False)
-                kind.calls += not kind.is_trusted
+                kind.calls += _MAY_TRY.get()
                 return kind
         except TypeError:
             return None  # something in it cannot be a key

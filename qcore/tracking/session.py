@@ -24,6 +24,7 @@ from sam2.modeling.sam2_base import SAM2Base
 
 from qcore.masks import Rle
 from qcore.models.loading import autocast_of
+from qcore.runtime.recording import trials
 from qcore.tracking.aids import NO_AIDS, Aids
 from qcore.tracking.conditioning import Conditioner
 from qcore.tracking.decoding import Decoded
@@ -289,7 +290,7 @@ class VideoSession:
             workers = Workers.for_tasks(together + 1, self._tracker.model.device)
             if workers is not None:
                 stack.enter_context(workers)
-            ahead = stack.enter_context(self._encoder.look_ahead(workers, self._computing))
+            ahead = stack.enter_context(self._encoder.look_ahead(workers, self._tracking))
             for sweep in sweeps:
                 yield from self._walk(sweep, workers, ahead)
 
@@ -336,7 +337,7 @@ class VideoSession:
         """
         steps: list[Step] = []
         given: dict[int, Rle] = {}
-        with self._computing():
+        with self._tracking():
             for object_id in object_ids:
                 memory = self._objects.get(object_id)
                 if memory is None or not memory.keyframes:
@@ -378,15 +379,15 @@ class VideoSession:
         return Nesting.of(shown, (lambda _t, _k: None) if recall is None else recall)
 
     def _decode(self, step: Step) -> Decoded:
-        with self._computing():
+        with self._tracking():
             return self._tracker.decode(step)
 
     def _finish(self, step: Step, decoded: Decoded) -> Tracked:
-        with self._computing():
+        with self._tracking():
             return self._tracker.finish(step, decoded)
 
     def _compute(self, step: Step) -> Tracked:
-        with self._computing():
+        with self._tracking():
             return self._tracker.compute(step)
 
     def _begin(self, object_id: int, start: int, reverse: bool) -> None:
@@ -403,6 +404,12 @@ class VideoSession:
     def _computing(self) -> Iterator[None]:
         """No gradients, and autocast for half-precision models; never around a yield to the caller."""
         with torch.no_grad(), autocast_of(self._tracker.model):
+            yield
+
+    @contextlib.contextmanager
+    def _tracking(self) -> Iterator[None]:
+        """The same for what comes again on every frame."""
+        with self._computing(), trials():
             yield
 
     def _span(

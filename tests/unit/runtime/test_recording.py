@@ -14,13 +14,13 @@ from torch import Tensor
 from qcore.models import EmbeddedArch, build_embedded, load_model
 from qcore.runtime import lower
 from qcore.runtime.errors import UnsupportedModuleError
-from qcore.runtime.recording import MOST_POSITIONS, Recorded, call_plainly, record, record_calls
+from qcore.runtime.recording import MOST_POSITIONS, Recorded, call_plainly, record, record_calls, trials
 from qcore.runtime.rounding import Rounding, has_fast_bytes
 
 
 @pytest.fixture(autouse=True)
-def _no_gradients() -> Iterator[None]:
-    with torch.no_grad():
+def _trials() -> Iterator[None]:
+    with torch.no_grad(), trials():
         yield
 
 
@@ -125,6 +125,29 @@ def test_the_third_call_of_a_kind_is_the_last_in_python() -> None:
         assert len(calls) == min(k + 1, 3)
 
 
+def test_nothing_is_tried_while_somebody_waits_for_one_answer() -> None:
+    function, calls = counted()
+    more = {"y": [torch.ones(2)], "name": "a"}
+
+    def elsewhere() -> None:
+        with torch.no_grad():
+            function(torch.ones(2), 3.0, more=more)
+
+    def call_elsewhere() -> None:
+        thread = threading.Thread(target=elsewhere)  # a thread begins without the block's permission
+        thread.start()
+        thread.join()
+
+    for _ in range(5):
+        call_elsewhere()
+    assert len(calls) == 5
+    for _ in range(3):
+        function(torch.ones(2), 3.0, more=more)
+    assert len(calls) == 8
+    call_elsewhere()  # what is trusted is used everywhere
+    assert len(calls) == 8
+
+
 def test_kinds_differ_in_shapes_types_and_everything_else() -> None:
     function, calls = counted()
     more = {"y": [torch.ones(2)], "name": "a"}
@@ -179,7 +202,7 @@ def test_several_threads_may_call() -> None:
     wrong: list[int] = []
 
     def call(seed: int) -> None:
-        with torch.no_grad():
+        with torch.no_grad(), trials():
             for k in range(20):
                 x, _ = inputs(100 * seed + k)
                 expected = several_kinds_of_operations(x, x.new_ones(5, 4) * x[:, :1])[0]
