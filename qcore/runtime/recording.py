@@ -1,9 +1,9 @@
 """Functions of tensors, recorded once and run again as one call outside Python.
 
-A small model is hundreds of operations a frame, each a few microseconds long. Python's lock is given up and
-taken again at every one of them, so that two threads that compute side by side wait for each other most of
-the time. A recording is the list of operations that a call went through, as a graph of PyTorch's interpreter:
-it computes the same, bit for bit, and other threads run on meanwhile.
+A small model is two thousand operations a frame, most of them a few microseconds long. Python's lock is given
+up and taken again at every one of them, and a thread that computes beside another one spends a third of its
+time on that. A recording is the list of operations that a call went through, as a graph of PyTorch's
+interpreter: it computes the same, bit for bit, and other threads run on meanwhile.
 
 Recordings are made of calls whose operations depend on the kinds of their inputs (shapes, strides, dtypes)
 alone. A function that looks at values, or changes what is not its own, is refused and goes on as it is; so is
@@ -63,7 +63,8 @@ def record(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) 
     """Call a function and make a callable of the operations it went through.
 
     Args:
-        function: from tensors to tensors; what else it reads is taken as it is now.
+        function: from tensors to tensors; what else it reads, and what it makes of values outside PyTorch
+            (``numpy()``), is taken as it is now.
         inputs: one call's.
 
     Returns:
