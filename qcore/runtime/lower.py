@@ -34,7 +34,7 @@ from qcore.runtime.probe import chooser_of_this_machine, cpu_kernels, remember
 from qcore.runtime.quantized_attention import FastQuantizedAttention
 from qcore.runtime.quantized_efficientnet import FastQuantizedEfficientNetTrunk
 from qcore.runtime.quantized_layers import kernel_layer
-from qcore.runtime.recording import MOST_POSITIONS, record_calls
+from qcore.runtime.recorded_calls import MOST_POSITIONS, record_calls
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def lower(
     0.99 on real clips). Quantized layers and attentions become kernels that compute what their fake
     quantizers compute: in 8-bit integers where these are exact and faster on this CPU, else in floats. Parts
     built otherwise, and quantized parts on other devices, stay as they are. A small model's steps are
-    recorded on the CPU (`recording.py`). Lowering twice changes nothing.
+    recorded on the CPU (`recorded_calls.py`). Lowering twice changes nothing.
 
     Args:
         model: on its device.

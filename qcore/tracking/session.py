@@ -24,7 +24,7 @@ from sam2.modeling.sam2_base import SAM2Base
 
 from qcore.masks import Rle
 from qcore.models.loading import autocast_of
-from qcore.runtime.recording import trials
+from qcore.runtime.recorded_calls import trials
 from qcore.tracking.aids import NO_AIDS, Aids
 from qcore.tracking.conditioning import Conditioner
 from qcore.tracking.decoding import Decoded

@@ -18,7 +18,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
 from qcore.evaluation.trackers import SessionTracker
-from qcore.runtime.recording import call_plainly
+from qcore.runtime.recorded_calls import call_plainly
 from qcore.training.errors import TrainingError
 from qcore.training.presence import CLEARLY_PRESENT, ExitClip, exit_clips, tracked_frames
 from qcore.training.sources import davis_sequence, davis_sequence_names

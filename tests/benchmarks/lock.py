@@ -21,7 +21,7 @@ import torch
 from qcore.models import load_model
 from qcore.models.loading import autocast_of
 from qcore.runtime import lower
-from qcore.runtime.recording import call_plainly, record_calls, trials
+from qcore.runtime.recorded_calls import call_plainly, record_calls, trials
 from qcore.tracking.aids import Aids
 from qcore.tracking.session import VideoSession
 from qcore.tracking.tracker import ObjectTracker, Step, Tracked

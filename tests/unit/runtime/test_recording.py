@@ -14,7 +14,8 @@ from torch import Tensor
 from qcore.models import EmbeddedArch, build_embedded, load_model
 from qcore.runtime import lower
 from qcore.runtime.errors import UnsupportedModuleError
-from qcore.runtime.recording import MOST_POSITIONS, Recorded, call_plainly, record, record_calls, trials
+from qcore.runtime.recorded_calls import MOST_POSITIONS, Recorded, call_plainly, record_calls, trials
+from qcore.runtime.recording import record
 from qcore.runtime.rounding import Rounding, has_fast_bytes
 
 

@@ -10,7 +10,7 @@ from tracking_kit import FRAME_COUNT, Clip, square_prompt
 
 from qcore.models import load_model
 from qcore.runtime import lower
-from qcore.runtime.recording import Recorded, call_plainly
+from qcore.runtime.recorded_calls import Recorded, call_plainly
 from qcore.tracking.aids import Aids
 from qcore.tracking.session import VideoSession
 
