@@ -1,9 +1,9 @@
 """Functions of tensors as one call outside Python.
 
 A recording is the list of operations that a call went through, as a graph of PyTorch's interpreter: it
-computes the same, bit for bit, and Python's lock is free meanwhile. It can be made where the operations depend
-on the kinds of the inputs (shapes, strides, dtypes) alone. A function that looks at values, or changes what is
-not its own, is refused.
+computes the same, bit for bit, and Python's lock is free meanwhile. It can be made where the operations
+depend on the kinds of the inputs (shapes, strides, dtypes) alone. A function that looks at values, or
+changes what is not its own, is refused.
 """
 
 from __future__ import annotations
