@@ -116,16 +116,15 @@ class _Recorder(TorchDispatchMode):
             self._lines += [f"{several} : Tensor[] = {call}", f"{typed} = prim::ListUnpack({several})"]
         else:
             self._lines.append(f"{typed} = {call}" if schema.returns else call)
-        is_view = any(
+        gives_views = any(
             returned.alias_info is not None and not returned.alias_info.is_write
             for returned in schema.returns
         )
-        if is_view:
-            is_view = any(isinstance(x, Tensor) and x not in self._made for x in given)
+        is_foreign = gives_views and any(isinstance(x, Tensor) and x not in self._made for x in given)
         for name, output in zip(names, outputs, strict=True):
             if isinstance(output, Tensor):
                 self._names[output] = name
-                if not is_view:
+                if not is_foreign:
                     self._made[output] = True
 
     def callable(self, outputs: Sequence[Tensor]) -> Callable[..., Any]:
