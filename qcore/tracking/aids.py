@@ -25,12 +25,19 @@ class Aids:
     other masks than each would get alone (`rivalry.py`)."""
     appearance: bool = False
     """Remember masks with the opinion of a linear model of the object's looks added (`appearance.py`)."""
+    edges: bool = False
+    """Let outlines of masks that are shown follow the edges of the picture (`edges.py`)."""
+
+    @property
+    def see_pictures(self) -> bool:
+        """Whether a frame's own pixels are kept beside its features."""
+        return self.appearance or self.edges
 
     @classmethod
     def for_model(cls, model: Any) -> Aids:
         """All of them for a model with a small input, none for others."""
         is_small = int(model.image_size) <= LARGEST_INPUT
-        return cls(close_look=is_small, rivalry=is_small, appearance=is_small)
+        return cls(close_look=is_small, rivalry=is_small, appearance=is_small, edges=is_small)
 
 
 NO_AIDS = Aids()

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -32,6 +34,10 @@ KEYFRAME_SHARE = 0.15
 
 LEARNING_RATE = 0.1
 """Weight of a tracked frame against that of the frames before it."""
+
+
+COLOUR_WAVES = 4
+"""Cosines over each channel of colour, the constant one included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +63,43 @@ def mean_evidence(several: list[Evidence]) -> Evidence:
 def features_of(frame: EncodedFrame) -> torch.Tensor:
     """What the regression sees of a frame: float32 (H * W, C), row by row.
 
-    The top level and, where there is one, the next finer level, on the grid of the finer.
+    The top level and, where there is one, the next finer level, on the grid of the finer; then colours, where
+    the frame's picture is known.
     """
     # laid out alike, wherever the frame comes from: resizing rounds differently otherwise
     maps = [level.float().contiguous() for level in frame.levels[-2:]]
     height, width = maps[0].shape[-2:]
     if len(maps) > 1:
         maps[1] = F.interpolate(maps[1], size=(height, width), mode="bilinear", align_corners=False)
-    return as_tokens(torch.cat(maps, 1))[:, 0]
+    features_nc = as_tokens(torch.cat(maps, 1))[:, 0]
+    if frame.picture_hw3 is None:
+        return features_nc
+    colours_nc = colours_of(frame.picture_hw3, (height, width))
+    return torch.cat([features_nc, colours_nc.to(features_nc.device)], 1)
+
+
+def colours_of(picture_hw3: torch.Tensor, grid_hw: tuple[int, int]) -> torch.Tensor:
+    """The mean colour of every place as features of which any smooth function of colour is a sum.
+
+    Products of the first `COLOUR_WAVES` cosines over each of CIELAB's channels, without the constant one. The
+    encoder, trained to find things whatever their colour, keeps little of it.
+
+    Args:
+        picture_hw3: uint8 RGB.
+        grid_hw: places down and across.
+
+    Returns:
+        float32 (H * W, `COLOUR_WAVES` ** 3 - 1) on the CPU, row by row, each in -1..1.
+    """
+    grid_hw3 = cv2.resize(picture_hw3.cpu().numpy(), grid_hw[::-1], interpolation=cv2.INTER_AREA)
+    lab_hw3 = cv2.cvtColor(grid_hw3.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB)
+    # lightness is 0..100; few colours have more than 64 in the others
+    share_n3 = torch.from_numpy(lab_hw3.reshape(-1, 3) / (100, 128, 128) + (0, 0.5, 0.5)).float().clamp(0, 1)
+    lightness_nk, a_nk, b_nk = torch.cos(torch.pi * share_n3[..., None] * torch.arange(COLOUR_WAVES)).unbind(
+        1
+    )
+    products = lightness_nk[:, :, None, None] * a_nk[:, None, :, None] * b_nk[:, None, None, :]
+    return products.flatten(1)[:, 1:]
 
 
 def observe(features_nc: torch.Tensor, logits_b1hw: torch.Tensor) -> Evidence | None:
@@ -121,13 +156,13 @@ class Appearance:
     tracked: Evidence
     """Of the last frames; that of the keyframe right after it."""
 
-    def advise(self, frame: EncodedFrame, logits_b1ss: torch.Tensor) -> tuple[torch.Tensor, Evidence]:
+    def advise(self, features_nc: torch.Tensor, logits_b1ss: torch.Tensor) -> tuple[torch.Tensor, Evidence]:
         """The mask logits to remember of a frame with the object, and `tracked` for the frame after it.
 
         Args:
+            features_nc: `features_of` the frame.
             logits_b1ss: the mask decoder's, at the model's input size (1, 1, S, S).
         """
-        features_nc = features_of(frame)
         score_b1hw = score(features_nc, self.tracked.mixed(self.keyframes, KEYFRAME_SHARE))
         opinion_b1ss = F.interpolate(
             score_b1hw, size=logits_b1ss.shape[-2:], mode="bilinear", align_corners=False

@@ -19,6 +19,7 @@ import torch
 from qcore import masks
 from qcore.masks import Rle
 from qcore.tracking.decoding import Decoded, decode
+from qcore.tracking.edges import follow_edges, guide_of
 from qcore.tracking.feature_cache import EncodedFrame
 from qcore.tracking.preprocess import point_inputs
 from qcore.tracking.tracker import ObjectTracker
@@ -108,7 +109,8 @@ class CloseLook:
         )
         found: list[Decoded] = []
         logits: list[npt.NDArray[np.float32]] = []
-        for frame, is_mirrored in zip(self._encoded(prompt.frame_index, crop), (False, True), strict=True):
+        frames = self._encoded(prompt.frame_index, crop)
+        for frame, is_mirrored in zip(frames, (False, True), strict=True):
             features_bchw = tracker.conditioner.without_memory(frame, tracker.encoder.position_1chw)
             seen = _mirrored(inside, crop.width) if is_mirrored else inside
             before = previous.flip(-1) if previous is not None and is_mirrored else previous
@@ -123,6 +125,9 @@ class CloseLook:
         if not found:
             return None
         mean_hw = np.asarray(np.mean(logits, axis=0), np.float32)
+        guide = guide_of(frames[0]) if tracker.encoder.aids.edges else None
+        if guide is not None:
+            mean_hw = follow_edges(mean_hw, guide)
         mask_hw = np.zeros(tracker.size_hw, np.bool_)
         resized_hw = cv2.resize(mean_hw, (crop.width, crop.height), interpolation=cv2.INTER_LINEAR)
         crop.of(mask_hw)[...] = resized_hw > 0

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_base import SAM2Base
 
 from qcore import masks
+from qcore.tracking.edges import Guide, follow_edges
 from qcore.tracking.feature_cache import EncodedFrame
 from qcore.tracking.memory_attention import as_tokens
 from qcore.tracking.memory_bank import MEMORY_DTYPE
@@ -100,14 +101,25 @@ def encode_memory(model: SAM2Base, frame: EncodedFrame, decoded: Decoded, is_pro
     return map_bchw.to(MEMORY_DTYPE)
 
 
-def mask_result(decoded: Decoded, frame_index: int, object_id: int, size_hw: tuple[int, int]) -> MaskResult:
+def mask_result(
+    decoded: Decoded,
+    frame_index: int,
+    object_id: int,
+    size_hw: tuple[int, int],
+    guide: Guide | None = None,
+) -> MaskResult:
     """The mask at video size: logits resized bilinearly as upstream does, then thresholded at 0.
+
+    With a guide, the outline follows the picture's edges (`edges.py`).
 
     OpenCV samples where torch does and takes a tenth of its time; rows and columns are swapped because
     run-length coding walks down the columns (0.5 instead of 2.3 ms for 1280 x 720).
     """
     height, width = size_hw
-    logits_wh = np.ascontiguousarray(decoded.logits_b1hw[0, 0].float().cpu().numpy().T)
+    logits_hw = decoded.logits_b1hw[0, 0].float().cpu().numpy()
+    if guide is not None and decoded.is_present:
+        logits_hw = follow_edges(logits_hw, guide)
+    logits_wh = np.ascontiguousarray(logits_hw.T)
     resized_wh = cv2.resize(logits_wh, (height, width), interpolation=cv2.INTER_LINEAR)
     rle = masks.encode((resized_wh > 0).T)
     return MaskResult(frame_index, object_id, rle, decoded.score, decoded.presence)

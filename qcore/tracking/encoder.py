@@ -1,7 +1,7 @@
 """Runs the image encoder on a video's frames, each at most once while the cache holds it.
 
-Frames to come can be encoded ahead by other threads (`LookAhead`), with the part of memory attention that all
-objects of a frame share; only one thread at a time reads the video.
+Frames to come can be encoded ahead by other threads (`LookAhead`), with what else all objects of a frame
+share; only one thread at a time reads the video.
 """
 
 from __future__ import annotations
@@ -9,23 +9,28 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sam2.modeling.sam2_base import SAM2Base
 
+from qcore.tracking.aids import NO_AIDS, Aids
+from qcore.tracking.appearance import features_of
+from qcore.tracking.edges import Guide, guide_of
 from qcore.tracking.feature_cache import EncodedFrame, FeatureCache
 from qcore.tracking.feature_store import FeatureStore
 from qcore.tracking.memory_attention import as_tokens, attend_itself
-from qcore.tracking.preprocess import Frames, computes_exactly, image_tensor
+from qcore.tracking.preprocess import Frames, computes_exactly, image_tensor, small_picture
 from qcore.tracking.workers import Workers
 
 LOOK_AHEAD_FRAMES = 2
 """Frames encoded before they are needed: with one, the worker would wait at every frame's end."""
+
+_Value = TypeVar("_Value")
 
 
 class FrameEncoder:
@@ -36,6 +41,7 @@ class FrameEncoder:
             Rounding happens before the first use, so a mask never depends on whether its frame came from the
             cache.
         store: keeps them on disk too.
+        aids: what else than features they ask for is kept with them.
     """
 
     def __init__(
@@ -45,6 +51,7 @@ class FrameEncoder:
         cache: FeatureCache,
         storage_dtype: torch.dtype | None = None,
         store: FeatureStore | None = None,
+        aids: Aids = NO_AIDS,
     ) -> None:
         self._model = model
         self._source = source
@@ -56,7 +63,10 @@ class FrameEncoder:
         self._lock = threading.Lock()
         """Guards the encodings that run."""
         self._running: dict[int, Future[EncodedFrame]] = {}
-        self._self_attended: OrderedDict[int, torch.Tensor] = OrderedDict()
+        self._self_attended = _LastFrames[torch.Tensor]()
+        self._looks = _LastFrames[torch.Tensor]()
+        self._guides = _LastFrames[Guide]()
+        self.aids = aids
         self.cache = cache
         self.encoder_runs = 0
 
@@ -68,28 +78,38 @@ class FrameEncoder:
         frame = self.cache.get(frame_index) if running is None else running.result()
         if frame is None:
             frame = self._encode_frame(frame_index, self._source)
-        return EncodedFrame(tuple(self._as_used(level) for level in frame.levels))
+        return EncodedFrame(tuple(self._as_used(level) for level in frame.levels), frame.picture_hw3)
+
+    def prepare(self, frame_index: int, frame: EncodedFrame) -> None:
+        """Compute what all objects of a frame share."""
+        self.self_attended(frame_index, frame)
+        self.looks(frame_index, frame)
+        self.guide(frame_index, frame)
 
     def self_attended(self, frame_index: int, frame: EncodedFrame) -> torch.Tensor | None:
         """What all objects of a frame share of memory attention, see `memory_attention.attend_itself`.
 
-        Kept for the last few frames.
+        Kept for the last few frames, as are `looks` and `guide`.
         """
-        with self._lock:
-            attended_bnc = self._self_attended.get(frame_index)
-        if attended_bnc is not None:
-            return attended_bnc
-        top_bchw = self._as_used(frame.top_bchw)
-        position_1chw = self.position_1chw.to(top_bchw.dtype)
-        attended_bnc = attend_itself(
-            self._model.memory_attention, as_tokens(top_bchw), as_tokens(position_1chw)
-        )
-        if attended_bnc is not None:
-            with self._lock:
-                self._self_attended[frame_index] = attended_bnc
-                while len(self._self_attended) > LOOK_AHEAD_FRAMES + 1:
-                    self._self_attended.popitem(last=False)
-        return attended_bnc
+
+        def attended() -> torch.Tensor | None:
+            top_bchw = self._as_used(frame.top_bchw)
+            position_1chw = self.position_1chw.to(top_bchw.dtype)
+            return attend_itself(self._model.memory_attention, as_tokens(top_bchw), as_tokens(position_1chw))
+
+        return self._self_attended.get(frame_index, attended)
+
+    def looks(self, frame_index: int, frame: EncodedFrame) -> torch.Tensor | None:
+        """What a model of looks sees of a frame, see `appearance.features_of`; None where nobody asks."""
+
+        def features() -> torch.Tensor:
+            return features_of(EncodedFrame(tuple(map(self._as_used, frame.levels)), frame.picture_hw3))
+
+        return self._looks.get(frame_index, features) if self.aids.appearance else None
+
+    def guide(self, frame_index: int, frame: EncodedFrame) -> Guide | None:
+        """What outlines follow on a frame, see `edges.py`; None where they need not."""
+        return self._guides.get(frame_index, lambda: guide_of(frame)) if self.aids.edges else None
 
     def _as_used(self, level_bchw: torch.Tensor) -> torch.Tensor:
         return level_bchw if self._storage_dtype is None else level_bchw.to(self._model_dtype)
@@ -113,11 +133,21 @@ class FrameEncoder:
         if self._position_1chw is None:
             self._position_1chw = backbone["vision_pos_enc"][-1][:1]
         levels = backbone["backbone_fpn"][-model.num_feature_levels :]
-        return [EncodedFrame(tuple(level[k : k + 1] for level in levels)) for k in range(len(pictures))]
+        return [
+            EncodedFrame(tuple(level[k : k + 1] for level in levels), self._kept_picture(picture))
+            for k, picture in enumerate(pictures)
+        ]
 
     def _image(self, rgb_hw3: npt.NDArray[np.uint8]) -> torch.Tensor:
         model = self._model
         return image_tensor(rgb_hw3, model.image_size, model.device, self._exact).to(self._model_dtype)
+
+    def _kept_picture(self, rgb_hw3: npt.NDArray[np.uint8]) -> torch.Tensor | None:
+        return None if self._picture_side is None else small_picture(rgb_hw3, self._picture_side)
+
+    @property
+    def _picture_side(self) -> int | None:
+        return int(self._model.image_size) if self.aids.see_pictures else None
 
     def _level_shapes(self) -> list[tuple[int, ...]]:
         """(1, C, H, W) of every level."""
@@ -156,7 +186,9 @@ class FrameEncoder:
                 source.close()
 
     def _encode_frame(self, frame_index: int, source: Frames) -> EncodedFrame:
-        frame = None if self._store is None else self._store.get(frame_index, self._level_shapes())
+        frame = None
+        if self._store is not None:
+            frame = self._store.get(frame_index, self._level_shapes(), self._picture_side)
         if frame is None:
             with self._reading:
                 rgb_hw3 = source[frame_index]
@@ -164,7 +196,8 @@ class FrameEncoder:
             if self._store is not None:
                 self._store.put(frame_index, frame)
         else:
-            frame = EncodedFrame(tuple(level.to(self._model.device) for level in frame.levels))
+            levels = tuple(level.to(self._model.device) for level in frame.levels)
+            frame = EncodedFrame(levels, frame.picture_hw3)
             if self._position_1chw is None:
                 # it depends on the shape alone
                 top_bchw = frame.top_bchw.to(self._model_dtype)
@@ -182,7 +215,28 @@ class FrameEncoder:
         levels = backbone["backbone_fpn"][-model.num_feature_levels :]
         if self._storage_dtype is not None:
             levels = [level.to(self._storage_dtype) for level in levels]
-        return EncodedFrame(tuple(levels))
+        return EncodedFrame(tuple(levels), self._kept_picture(rgb_hw3))
+
+
+class _LastFrames(Generic[_Value]):
+    """A value for each of the last few frames; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._values: OrderedDict[int, _Value] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, frame_index: int, make: Callable[[], _Value | None]) -> _Value | None:
+        """The frame's value, made unless it is kept; None is not kept."""
+        with self._lock:
+            value = self._values.get(frame_index)
+        if value is None:
+            value = make()
+            if value is not None:
+                with self._lock:
+                    self._values[frame_index] = value
+                    while len(self._values) > LOOK_AHEAD_FRAMES + 1:
+                        self._values.popitem(last=False)
+        return value
 
 
 class LookAhead:
@@ -238,7 +292,7 @@ class LookAhead:
             with self._computing():
                 frame = encoder._encode_frame(frame_index, self._source)
                 if not self._is_late:  # there is time to do the objects' work too
-                    encoder.self_attended(frame_index, frame)
+                    encoder.prepare(frame_index, frame)
                 return frame
         finally:
             # the frame is in the cache by now; after an error the next one to ask tries again

@@ -18,9 +18,13 @@ DEFAULT_FEATURE_CACHE_BYTES = 768 << 20
 
 @dataclass(frozen=True, slots=True)
 class EncodedFrame:
-    """The image encoder's output for one frame, highest resolution first: tensors (1, C, H, W)."""
+    """The image encoder's output for one frame."""
 
     levels: tuple[torch.Tensor, ...]
+    """Features, highest resolution first: tensors (1, C, H, W)."""
+    picture_hw3: torch.Tensor | None = None
+    """The frame itself, uint8 RGB (S, S, 3), where S is the model's input size; None where no session's
+    aids look at it."""
 
     @property
     def top_bchw(self) -> torch.Tensor:
@@ -34,8 +38,9 @@ class EncodedFrame:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes held by the levels."""
-        return sum(level.numel() * level.element_size() for level in self.levels)
+        """Bytes held."""
+        held = self.levels if self.picture_hw3 is None else (*self.levels, self.picture_hw3)
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
 
 class FeatureCache:

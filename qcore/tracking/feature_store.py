@@ -28,7 +28,7 @@ from qcore.tracking.feature_cache import EncodedFrame
 
 log = logging.getLogger(__name__)
 
-_FORMAT = "qminisam2-features-1"
+_FORMAT = "qminisam2-features-2"
 _FOLDER = re.compile(r"[0-9a-f]{40}")
 _FILE = re.compile(r"[0-9]{7,}\.(safetensors|[0-9]+\.part)")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -95,18 +95,23 @@ class FeatureStore:
         """Bytes below the root, as far as this store knows."""
         return self._bytes
 
-    def get(self, frame_index: int, shapes: Sequence[tuple[int, ...]]) -> EncodedFrame | None:
+    def get(
+        self, frame_index: int, shapes: Sequence[tuple[int, ...]], picture_side: int | None = None
+    ) -> EncodedFrame | None:
         """A frame's features, marked as used now; None when they are not here.
 
         Args:
             frame_index: of the video.
             shapes: (1, C, H, W) of every level; features of other shapes are damaged.
+            picture_side: of the picture kept with them, in pixels; None for features without one. A frame
+                that was kept otherwise is of no use and goes.
         """
         path = self._path(frame_index)
         try:
-            if path.stat().st_size > sum(4 * torch.Size(s).numel() for s in shapes) + 65536:
+            picture_bytes = 3 * (picture_side or 0) ** 2
+            if path.stat().st_size > sum(4 * torch.Size(s).numel() for s in shapes) + picture_bytes + 65536:
                 raise ValueError("too large")
-            levels = _read(path, self._tag(frame_index), shapes)
+            frame = _read(path, self._tag(frame_index), shapes, picture_side)
             os.utime(path)
         except FileNotFoundError:
             return None
@@ -115,7 +120,7 @@ class FeatureStore:
             with contextlib.suppress(OSError):
                 path.unlink()
             return None
-        return EncodedFrame(levels)
+        return frame
 
     def put(self, frame_index: int, frame: EncodedFrame) -> None:
         """Keep a frame's features and let the oldest-used ones go until the budget holds again."""
@@ -124,6 +129,8 @@ class FeatureStore:
         path = self._path(frame_index)
         part = path.with_suffix(f".{os.getpid()}{threading.get_ident()}.part")
         tensors = {f"level{i}": level.contiguous().cpu() for i, level in enumerate(frame.levels)}
+        if frame.picture_hw3 is not None:
+            tensors["picture"] = frame.picture_hw3.contiguous().cpu()
         data = save(tensors, {"frame": self._tag(frame_index)})
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -186,15 +193,20 @@ class FeatureStore:
         return found
 
 
-def _read(path: Path, tag: str, shapes: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, ...]:
+def _read(path: Path, tag: str, shapes: Sequence[tuple[int, ...]], picture_side: int | None) -> EncodedFrame:
     with safe_open(path, framework="pt") as file:
         if (file.metadata() or {}).get("frame") != tag:
             raise ValueError("another frame's features")
         names = [f"level{i}" for i in range(len(shapes))]
-        if sorted(file.keys()) != names:
-            raise ValueError("other levels")
+        if sorted(file.keys()) != names + ["picture"] * (picture_side is not None):
+            raise ValueError("other tensors")
         levels = tuple(file.get_tensor(name) for name in names)
+        picture_hw3 = None if picture_side is None else file.get_tensor("picture")
     for level, shape in zip(levels, shapes, strict=True):
         if level.shape != shape or level.dtype not in _DTYPES or not torch.isfinite(level).all():
             raise ValueError("not features of this model")
-    return levels
+    if picture_hw3 is not None and (
+        picture_hw3.shape != (picture_side, picture_side, 3) or picture_hw3.dtype is not torch.uint8
+    ):
+        raise ValueError("not a picture of this model's size")
+    return EncodedFrame(levels, picture_hw3)

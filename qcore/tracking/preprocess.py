@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -72,6 +73,11 @@ def _resized_fast(rgb_hw3: npt.NDArray[np.uint8], side: int) -> torch.Tensor:
         pixels_hw3.permute(2, 0, 1)[None], size=(side, side), mode="bicubic", antialias=True
     )
     return resized_13ss[0].permute(1, 2, 0)
+
+
+def small_picture(rgb_hw3: npt.NDArray[np.uint8], side: int) -> torch.Tensor:
+    """A uint8 RGB frame of any shape as a square picture, uint8 (side, side, 3)."""
+    return torch.from_numpy(cv2.resize(rgb_hw3, (side, side), interpolation=cv2.INTER_AREA))
 
 
 def computes_exactly(model: SAM2Base) -> bool:

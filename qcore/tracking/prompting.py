@@ -46,10 +46,13 @@ class PromptDecoder:
             close = self._seen_closely(prompt, prompt.box_xyxy, previous)
             if close is not None:
                 return close
+        tracker = self._tracker
+        frame_index = prompt.frame_index
         decoded = self._decode(prompt, memory, previous)
-        result = mask_result(decoded, prompt.frame_index, prompt.object_id, self._tracker.size_hw)
+        guide = tracker.encoder.guide(frame_index, tracker.encoder[frame_index])
+        result = mask_result(decoded, frame_index, prompt.object_id, tracker.size_hw, guide)
         is_found = decoded.is_present and not result.rle.is_empty
-        is_tracked = memory is not None and memory.tracked[prompt.frame_index] != 0
+        is_tracked = memory is not None and memory.tracked[frame_index] != 0
         is_first_click = prompt.labels == (1,) and previous is None and not is_tracked
         if is_found and is_first_click and not is_hovering:
             x, y, width, height = result.rle.box_xywh

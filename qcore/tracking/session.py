@@ -80,7 +80,7 @@ class VideoSession:
         self._frame_count = len(source)
         self._size_hw = source.size
         self._encoder = FrameEncoder(
-            model, source, FeatureCache(feature_cache_bytes), feature_dtype, feature_store
+            model, source, FeatureCache(feature_cache_bytes), feature_dtype, feature_store, aids
         )
         self._mutual_kv = MutualKv(mutual_kv, model.num_maskmem)
         self._tracker = ObjectTracker(
@@ -90,7 +90,6 @@ class VideoSession:
             conditioning or ConditioningRule(),
             self._frame_count,
             self._size_hw,
-            aids.appearance,
         )
         self._prompts = PromptDecoder(self._tracker, recall, aids.close_look)
         self._objects: dict[int, ObjectMemory] = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from sam2.modeling.sam2_base import SAM2Base
 
-from qcore.tracking.appearance import Appearance, features_of, mean_evidence, observe
+from qcore.tracking.appearance import Appearance, mean_evidence, observe
 from qcore.tracking.conditioning import Conditioner, MemoryTokens
 from qcore.tracking.decoding import (
     Decoded,
@@ -21,6 +21,7 @@ from qcore.tracking.decoding import (
     mask_result,
     upsample_logits,
 )
+from qcore.tracking.edges import Guide
 from qcore.tracking.encoder import FrameEncoder
 from qcore.tracking.feature_cache import EncodedFrame
 from qcore.tracking.memory_bank import Keyframe, MemoryEntry, ObjectMemory
@@ -40,8 +41,12 @@ class Step:
     """None where there is no memory to attend to."""
     self_attended_bnc: torch.Tensor | None
     """What all objects of the frame share of memory attention, see `FrameEncoder.self_attended`."""
+    looks_nc: torch.Tensor | None
+    """What a model of looks sees of the frame, see `FrameEncoder.looks`."""
     appearance: Appearance | None
     """What is known of the object's looks; None where nothing is, or nobody asks for it."""
+    guide: Guide | None
+    """What outlines follow, see `FrameEncoder.guide`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,6 @@ class ObjectTracker:
         rule: ConditioningRule,
         frame_count: int,
         size_hw: tuple[int, int],
-        knows_looks: bool = False,
     ) -> None:
         self.model = model
         self.encoder = encoder
@@ -73,7 +77,6 @@ class ObjectTracker:
         self.geometry = MemoryGeometry.of(model)
         self.frame_count = frame_count
         self.size_hw = size_hw
-        self._knows_looks = knows_looks
 
     def prepare(self, frame_index: int, object_id: int, memory: ObjectMemory, reverse: bool) -> Step:
         """Gather what tracking an object on a frame takes; for one thread, in the order of frames."""
@@ -82,7 +85,9 @@ class ObjectTracker:
         tokens = self._tokens(frame, plan, memory)
         attended_bnc = None if tokens is None else self.encoder.self_attended(frame_index, frame)
         appearance = self._appearance(frame_index, plan, memory)
-        return Step(frame_index, object_id, frame, tokens, attended_bnc, appearance)
+        looks_nc = None if appearance is None else self.encoder.looks(frame_index, frame)
+        guide = self.encoder.guide(frame_index, frame)
+        return Step(frame_index, object_id, frame, tokens, attended_bnc, looks_nc, appearance, guide)
 
     def compute(self, step: Step) -> Tracked:
         """Track; changes nothing, and several threads may do it."""
@@ -105,11 +110,12 @@ class ObjectTracker:
         if step.appearance is not None:
             evidence = step.appearance.tracked
             if decoded.is_present:
-                logits_b1ss, evidence = step.appearance.advise(step.frame, decoded.high_res_b1ss)
+                assert step.looks_nc is not None
+                logits_b1ss, evidence = step.appearance.advise(step.looks_nc, decoded.high_res_b1ss)
                 remembered = dataclasses.replace(decoded, high_res_b1ss=logits_b1ss)
         map_bchw = encode_memory(self.model, step.frame, remembered, is_prompted=False)
         entry = MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present, evidence)
-        result = mask_result(decoded, step.frame_index, step.object_id, self.size_hw)
+        result = mask_result(decoded, step.frame_index, step.object_id, self.size_hw, step.guide)
         return Tracked(result, entry, decoded.logits_b1hw)
 
     def prime(
@@ -133,7 +139,7 @@ class ObjectTracker:
                 frame = self.encoder[t]
                 mask_11ss = mask_input(rle, self.model.image_size, self.model.device)
                 decoded = decode_given_mask(self.model, frame, mask_11ss)
-                memory.recent[t] = self._remember(frame, decoded, is_prompted=False)
+                memory.recent[t] = self._remember(t, frame, decoded, is_prompted=False)
 
     def plan(self, frame_index: int, memory: ObjectMemory, reverse: bool) -> MemoryPlan:
         """The memories a frame attends to; never its own, so that a corrected mask cannot hold on to
@@ -173,7 +179,7 @@ class ObjectTracker:
 
     def _appearance(self, frame_index: int, plan: MemoryPlan, memory: ObjectMemory) -> Appearance | None:
         """What the planned memories teach: the keyframes, and the nearest, which knows of those before it."""
-        entries = {t: self._entry(t, memory) for _, t in plan.maps} if self._knows_looks else {}
+        entries = {t: self._entry(t, memory) for _, t in plan.maps} if self.encoder.aids.appearance else {}
         known = {t: entry.evidence for t, entry in entries.items() if entry.evidence is not None}
         keyframes = [evidence for t, evidence in known.items() if t in memory.keyframes]
         if not keyframes:
@@ -208,10 +214,13 @@ class ObjectTracker:
                 keyframe.presence_logit_b1,
                 keyframe.result.score,
             )
-        return self._remember(frame, decoded, is_prompted=True)
+        return self._remember(frame_index, frame, decoded, is_prompted=True)
 
-    def _remember(self, frame: EncodedFrame, decoded: Decoded, is_prompted: bool) -> MemoryEntry:
+    def _remember(
+        self, frame_index: int, frame: EncodedFrame, decoded: Decoded, is_prompted: bool
+    ) -> MemoryEntry:
         """The memory of a mask that was not tracked in this pass."""
         map_bchw = encode_memory(self.model, frame, decoded, is_prompted)
-        evidence = observe(features_of(frame), decoded.logits_b1hw) if self._knows_looks else None
+        looks_nc = self.encoder.looks(frame_index, frame)
+        evidence = None if looks_nc is None else observe(looks_nc, decoded.logits_b1hw)
         return MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present, evidence)

@@ -10,11 +10,11 @@ from qcore.tracking.aids import NO_AIDS, Aids
 
 
 def test_only_small_inputs_get_them(embedded_model: SAM2Base) -> None:
-    assert Aids.for_model(embedded_model) == Aids(close_look=True, rivalry=True, appearance=True)
+    assert Aids.for_model(embedded_model) == Aids(True, True, True, True)
     large = copy.copy(embedded_model)
     large.image_size = 1024
     assert Aids.for_model(large) == NO_AIDS
 
 
 def test_none_is_taken_unasked() -> None:
-    assert Aids(close_look=False, rivalry=False, appearance=False) == NO_AIDS
+    assert Aids(False, False, False, False) == NO_AIDS

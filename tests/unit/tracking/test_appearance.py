@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,7 +14,15 @@ from tracking_kit import FRAME_COUNT, Clip, square_prompt
 from qcore import masks
 from qcore.tracking import appearance
 from qcore.tracking.aids import Aids
-from qcore.tracking.appearance import Appearance, Evidence, features_of, mean_evidence, observe, score
+from qcore.tracking.appearance import (
+    Appearance,
+    Evidence,
+    colours_of,
+    features_of,
+    mean_evidence,
+    observe,
+    score,
+)
 from qcore.tracking.feature_cache import EncodedFrame
 from qcore.tracking.session import VideoSession
 
@@ -129,12 +140,37 @@ def test_features_are_on_the_grid_of_the_finer_level() -> None:
     assert features_of(EncodedFrame(levels[2:])).shape == (16, 4)
 
 
+def test_colours_are_products_of_cosines_of_the_mean_colour() -> None:
+    picture = 4 * np.random.default_rng(0).integers(0, 64, (8, 8, 3), dtype=np.uint8)
+    got = colours_of(torch.from_numpy(picture), (4, 4)).numpy()
+    waves = appearance.COLOUR_WAVES
+    assert got.shape == (16, waves**3 - 1)
+    means = picture.reshape(4, 2, 4, 2, 3).mean((1, 3)).astype(np.float32)
+    lab = cv2.cvtColor(means / 255, cv2.COLOR_RGB2LAB)
+    for y, x in ((0, 0), (1, 3), (3, 2)):
+        lightness, a, b = lab[y, x]
+        shares = [np.clip(v, 0, 1) for v in (lightness / 100, a / 128 + 0.5, b / 128 + 0.5)]
+        want = [
+            np.prod([np.cos(np.pi * k * share) for k, share in zip(ks, shares, strict=True)])
+            for ks in itertools.product(range(waves), repeat=3)
+        ]
+        np.testing.assert_allclose(got[4 * y + x], want[1:], atol=1e-4)
+
+
+def test_colours_come_after_the_features() -> None:
+    levels = (torch.rand(1, 3, 8, 8), torch.rand(1, 4, 4, 4))
+    picture = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8)
+    features = features_of(EncodedFrame(levels, picture))
+    assert torch.equal(features[:, :7], features_of(EncodedFrame(levels)))
+    assert torch.equal(features[:, 7:], colours_of(picture, (8, 8)))
+
+
 def test_advice_moves_the_logits_and_learns_from_the_result() -> None:
     (features, logits), (now, unsure) = picture(0), picture(1)
     levels = (now.T.reshape(1, CHANNELS, SIDE, SIDE),)
     keyframes, before = evidence_of(features, logits), evidence_of(*picture(2))
     unsure = 0.1 * unsure
-    advised, after = Appearance(keyframes, before).advise(EncodedFrame(levels), unsure)
+    advised, after = Appearance(keyframes, before).advise(features_of(EncodedFrame(levels)), unsure)
     opinion = score(now, before.mixed(keyframes, appearance.KEYFRAME_SHARE))
     wanted = torch.nn.functional.interpolate(opinion, scale_factor=4.0, mode="bilinear", align_corners=False)
     assert torch.allclose(advised, unsure + appearance.GAIN * wanted)
@@ -146,7 +182,9 @@ def test_what_was_tracked_is_kept_where_the_object_is_not_seen() -> None:
     features, logits = picture(0)
     known = evidence_of(features, logits)
     levels = (features.T.reshape(1, CHANNELS, SIDE, SIDE),)
-    _, after = Appearance(known, known).advise(EncodedFrame(levels), torch.full_like(logits, -30.0))
+    _, after = Appearance(known, known).advise(
+        features_of(EncodedFrame(levels)), torch.full_like(logits, -30.0)
+    )
     assert after is known
 
 

@@ -19,6 +19,8 @@ from qcore.tracking.types import MaskResult
 SHAPES = [(1, 4, 16, 16), (1, 8, 8, 8), (1, 16, 4, 4)]
 KEY = feature_key("video", "model", 64, "cpu fp32")
 BYTES = sum(torch.Size(shape).numel() for shape in SHAPES) * 4
+SIDE = 32
+TAG = FeatureStore(KEY, 0)._tag(2)
 
 
 def features(seed: int, dtype: torch.dtype = torch.float32) -> EncodedFrame:
@@ -26,10 +28,21 @@ def features(seed: int, dtype: torch.dtype = torch.float32) -> EncodedFrame:
     return EncodedFrame(tuple(torch.randn(shape, generator=generator).to(dtype) for shape in SHAPES))
 
 
+def pictured(seed: int) -> EncodedFrame:
+    generator = torch.Generator().manual_seed(seed)
+    picture = torch.randint(0, 256, (SIDE, SIDE, 3), dtype=torch.uint8, generator=generator)
+    return EncodedFrame(features(seed).levels, picture)
+
+
+def tensors_of(frame: EncodedFrame) -> list[torch.Tensor]:
+    return [*frame.levels, *([] if frame.picture_hw3 is None else [frame.picture_hw3])]
+
+
 def same(one: EncodedFrame | None, other: EncodedFrame) -> bool:
-    return one is not None and all(
-        torch.equal(a, b) and a.dtype is b.dtype for a, b in zip(one.levels, other.levels, strict=True)
-    )
+    if one is None:
+        return False
+    pairs = zip(tensors_of(one), tensors_of(other), strict=True)
+    return all(torch.equal(a, b) and a.dtype is b.dtype for a, b in pairs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -39,6 +52,21 @@ def test_what_comes_back_is_what_went_in(tmp_path: Path, dtype: torch.dtype) -> 
     assert same(again.get(3, SHAPES), features(3, dtype))
     assert again.get(4, SHAPES) is None
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_picture_is_kept_with_them(tmp_path: Path) -> None:
+    store = FeatureStore(KEY, 1 << 20, tmp_path)
+    store.put(3, pictured(3))
+    assert same(store.get(3, SHAPES, SIDE), pictured(3))
+
+
+@pytest.mark.parametrize("side", [None, SIDE // 2])
+def test_what_was_kept_with_another_picture_counts_as_absent(tmp_path: Path, side: int | None) -> None:
+    store = FeatureStore(KEY, 1 << 20, tmp_path)
+    store.put(3, pictured(3))
+    assert store.get(3, SHAPES, side) is None
+    store.put(3, features(3))
+    assert store.get(3, SHAPES, SIDE) is None
 
 
 def test_features_depend_on_all_of_the_key(tmp_path: Path) -> None:
@@ -107,30 +135,42 @@ def _other_frame(path: Path) -> None:
 def _not_finite(path: Path) -> None:
     tensors = load_file(path)
     tensors["level1"][0, 0, 0, 0] = float("nan")
-    save_file(tensors, path, {"frame": f"qminisam2-features-1 {KEY} 2"})
+    save_file(tensors, path, {"frame": TAG})
 
 
 def _other_shape(path: Path) -> None:
     tensors = load_file(path)
     tensors["level1"] = torch.zeros(1, 8, 8, 4)
-    save_file(tensors, path, {"frame": f"qminisam2-features-1 {KEY} 2"})
+    save_file(tensors, path, {"frame": TAG})
 
 
 def _other_type(path: Path) -> None:
     tensors = load_file(path)
     tensors["level1"] = tensors["level1"].int()
-    save_file(tensors, path, {"frame": f"qminisam2-features-1 {KEY} 2"})
+    save_file(tensors, path, {"frame": TAG})
 
 
-DAMAGES = [_cut, _noise, _grow, _empty, _other_frame, _not_finite, _other_shape, _other_type]
+def _other_picture(path: Path) -> None:
+    tensors = load_file(path)
+    tensors["picture"] = tensors["picture"].float()
+    save_file(tensors, path, {"frame": TAG})
+
+
+def _same_again(path: Path) -> None:
+    save_file(load_file(path), path, {"frame": TAG})
+
+
+DAMAGES = [_cut, _noise, _grow, _empty, _other_frame, _not_finite, _other_shape, _other_type, _other_picture]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_counts_as_absent_and_goes(tmp_path: Path, damage: object) -> None:
     store = FeatureStore(KEY, 8 << 20, tmp_path)
-    store.put(2, features(2))
+    store.put(2, pictured(2))
+    _same_again(store._path(2))  # writing it anew is no damage
+    assert same(store.get(2, SHAPES, SIDE), pictured(2))
     damage(store._path(2))  # type: ignore[operator]
-    assert store.get(2, SHAPES) is None
+    assert store.get(2, SHAPES, SIDE) is None
     assert not store._path(2).exists()
 
 

@@ -96,7 +96,9 @@ def test_threads_change_nothing(micro_model: SAM2Base, clip: Clip, count: int, d
     assert torch.get_num_threads() == 1
 
 
-@pytest.mark.parametrize("aids", [Aids(rivalry=True), Aids(appearance=True), Aids(True, True, True)])
+@pytest.mark.parametrize(
+    "aids", [Aids(rivalry=True), Aids(appearance=True), Aids(edges=True), Aids(True, True, True, True)]
+)
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_threads_change_nothing_with_aids(micro_model: SAM2Base, clip: Clip, count: int, aids: Aids) -> None:
     one, several = (
