@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import TypeVar
 
@@ -44,6 +45,7 @@ from qcore.tracking.tracker import ObjectTracker, Step, Tracked
 from qcore.tracking.types import Direction, MaskResult, Prompt, Recall
 from qcore.tracking.workers import Workers
 
+_Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
 
@@ -348,24 +350,38 @@ class VideoSession:
                     steps.append(self._tracker.prepare(frame_index, object_id, memory, reverse))
         if self._rivalry and len(steps) > 1:
             decoded = _each(self._decode, steps, workers, ahead, missing)
-            outcomes = self._compete(steps, decoded, workers)
+            shown, outcomes = self._compete(steps, decoded, workers)
         else:
-            outcomes = _each(self._compute, steps, workers, ahead, missing)
+            shown, outcomes = self._track_apart(steps, workers, ahead, missing)
         for step, outcome in zip(steps, outcomes, strict=True):
             memory = self._objects[step.object_id]
             memory.remember(frame_index, outcome.entry, outcome.logits_b1hw, reverse)
-        results = {outcome.result.object_id: outcome.result for outcome in outcomes}
+        results = {result.object_id: result for result in shown}
         if self._rivalry and given:
             self._nesting.look(given, {k: result.rle for k, result in results.items()})
         return results
 
+    def _track_apart(
+        self,
+        steps: Sequence[Step],
+        workers: Workers | None,
+        ahead: LookAhead | None,
+        missing: Collection[int],
+    ) -> tuple[list[MaskResult], list[Tracked]]:
+        """Objects that do not mind each other; the masks to show are made while the workers go on."""
+        found: list[Future[Decoded]] = [Future() for _ in steps]
+        outcomes = _begin_each(self._compute, list(zip(steps, found, strict=True)), workers, ahead, missing)
+        shown = [self._tracker.show(step, one.result()) for step, one in zip(steps, found, strict=True)]
+        return shown, [outcome.result() for outcome in outcomes]
+
     def _compete(
         self, steps: Sequence[Step], decoded: Sequence[Decoded], workers: Workers | None
-    ) -> list[Tracked]:
+    ) -> tuple[list[MaskResult], list[Tracked]]:
         """Settle which pixels of a frame belong to which object, then keep the masks."""
         settled = settle([step.object_id for step in steps], decoded, self._nesting)
         calls = [partial(self._finish, step, one) for step, one in zip(steps, settled, strict=True)]
-        return [call() for call in calls] if workers is None else workers.share(calls)
+        both = [call() for call in calls] if workers is None else workers.share(calls)
+        return [shown for shown, _ in both], [outcome for _, outcome in both]
 
     def _nesting_of(self, object_ids: Collection[int]) -> Nesting:
         """Which of the objects may overlap, by their last keyframes and what the project knows about them."""
@@ -381,13 +397,21 @@ class VideoSession:
         with self._tracking():
             return self._tracker.decode(step)
 
-    def _finish(self, step: Step, decoded: Decoded) -> Tracked:
+    def _finish(self, step: Step, decoded: Decoded) -> tuple[MaskResult, Tracked]:
         with self._tracking():
-            return self._tracker.finish(step, decoded)
+            return self._tracker.show(step, decoded), self._tracker.finish(step, decoded)
 
-    def _compute(self, step: Step) -> Tracked:
+    def _compute(self, task: tuple[Step, Future[Decoded]]) -> Tracked:
+        """Track an object; its mask is handed out as soon as it is there."""
+        step, found = task
         with self._tracking():
-            return self._tracker.compute(step)
+            try:
+                decoded = self._tracker.decode(step)
+            except BaseException as error:
+                found.set_exception(error)  # else who waits for it would wait forever
+                raise
+            found.set_result(decoded)
+            return self._tracker.finish(step, decoded)
 
     def _begin(self, object_id: int, start: int, reverse: bool) -> None:
         """Prepare an object's memories for a pass from ``start``."""
@@ -454,16 +478,33 @@ class VideoSession:
 
 
 def _each(
-    call: Callable[[Step], _Result],
-    steps: Sequence[Step],
+    call: Callable[[_Task], _Result],
+    tasks: Sequence[_Task],
     workers: Workers | None,
     ahead: LookAhead | None,
     missing: Collection[int],
 ) -> list[_Result]:
-    """Have a call made for every step, by the workers if there are any; they encode ``missing`` after it."""
+    """Have a call made for every task, by the workers if there are any; they encode ``missing`` after it."""
+    return [done.result() for done in _begin_each(call, tasks, workers, ahead, missing)]
+
+
+def _begin_each(
+    call: Callable[[_Task], _Result],
+    tasks: Sequence[_Task],
+    workers: Workers | None,
+    ahead: LookAhead | None,
+    missing: Collection[int],
+) -> list[Future[_Result]]:
+    """The same without waiting for the workers; without workers all is done at the end."""
     if workers is None:
-        return [call(step) for step in steps]
-    running = [workers.submit(call, step) for step in steps]
+        return [_done(call(task)) for task in tasks]
+    running = [workers.submit(call, task) for task in tasks]
     if ahead is not None:
         ahead.begin(missing)
-    return [done.result() for done in running]
+    return running
+
+
+def _done(value: _Result) -> Future[_Result]:
+    future: Future[_Result] = Future()
+    future.set_result(value)
+    return future

@@ -51,9 +51,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Tracked:
-    """What a step computed."""
+    """What a step leaves for the frames to come."""
 
-    result: MaskResult
     entry: MemoryEntry
     logits_b1hw: torch.Tensor
 
@@ -89,12 +88,8 @@ class ObjectTracker:
         guide = self.encoder.guide(frame_index, frame)
         return Step(frame_index, object_id, frame, tokens, attended_bnc, looks_nc, appearance, guide)
 
-    def compute(self, step: Step) -> Tracked:
-        """Track; changes nothing, and several threads may do it."""
-        return self.finish(step, self.decode(step))
-
     def decode(self, step: Step) -> Decoded:
-        """The object's mask; the first half of `compute`."""
+        """The object's mask. This and what follows changes nothing, and several threads may do it."""
         position_1chw = self.encoder.position_1chw
         if step.tokens is None:
             features_bchw = self.conditioner.without_memory(step.frame, position_1chw)
@@ -105,7 +100,7 @@ class ObjectTracker:
         return decode(self.model, features_bchw, step.frame, None)
 
     def finish(self, step: Step, decoded: Decoded) -> Tracked:
-        """What is kept of a mask; the second half of `compute`."""
+        """What is kept of a mask."""
         remembered, evidence = decoded, None
         if step.appearance is not None:
             evidence = step.appearance.tracked
@@ -115,8 +110,11 @@ class ObjectTracker:
                 remembered = dataclasses.replace(decoded, high_res_b1ss=logits_b1ss)
         map_bchw = encode_memory(self.model, step.frame, remembered, is_prompted=False)
         entry = MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present, evidence)
-        result = mask_result(decoded, step.frame_index, step.object_id, self.size_hw, step.guide)
-        return Tracked(result, entry, decoded.logits_b1hw)
+        return Tracked(entry, decoded.logits_b1hw)
+
+    def show(self, step: Step, decoded: Decoded) -> MaskResult:
+        """What is shown of a mask; the frames to come need not wait for it."""
+        return mask_result(decoded, step.frame_index, step.object_id, self.size_hw, step.guide)
 
     def prime(
         self, frame_index: int, object_id: int, memory: ObjectMemory, reverse: bool, recall: Recall

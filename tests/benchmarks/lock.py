@@ -23,8 +23,9 @@ from qcore.models.loading import autocast_of
 from qcore.runtime import lower
 from qcore.runtime.recorded_calls import call_plainly, record_calls, trials
 from qcore.tracking.aids import Aids
+from qcore.tracking.decoding import Decoded
 from qcore.tracking.session import VideoSession
-from qcore.tracking.tracker import ObjectTracker, Step, Tracked
+from qcore.tracking.tracker import ObjectTracker, Step
 from qcore.tracking.types import Prompt
 from qcore.video import open_source
 
@@ -74,13 +75,13 @@ def main() -> None:
     session = VideoSession(model, source, aids=Aids.for_model(model))
     session.set_prompt(Prompt(0, 1, box_xyxy=tuple(args.box)))
     steps: list[tuple[ObjectTracker, Step]] = []
-    compute = ObjectTracker.compute
+    decode = ObjectTracker.decode
 
-    def remember(tracker: ObjectTracker, step: Step) -> Tracked:
+    def remember(tracker: ObjectTracker, step: Step) -> Decoded:
         steps.append((tracker, step))
-        return compute(tracker, step)
+        return decode(tracker, step)
 
-    with mock.patch.object(ObjectTracker, "compute", remember):
+    with mock.patch.object(ObjectTracker, "decode", remember):
         for _ in session.propagate(stop=FRAMES):
             pass
     tracker, step = steps[-1]
@@ -88,7 +89,7 @@ def main() -> None:
 
     def track() -> None:
         with torch.no_grad(), autocast_of(model), trials():
-            tracker.compute(step)
+            tracker.finish(step, tracker.decode(step))
 
     def encode() -> None:
         with torch.no_grad(), autocast_of(model), trials():
