@@ -27,6 +27,9 @@ class Aids:
     """Remember masks with the opinion of a linear model of the object's looks added (`appearance.py`)."""
     edges: bool = False
     """Let outlines of masks that are shown follow the edges of the picture (`edges.py`)."""
+    doubt: bool = False
+    """Show no mask where the object is hardly thought to be in view, though it is remembered
+    (`decoding.LEAST_PRESENCE`)."""
 
     @property
     def see_pictures(self) -> bool:
@@ -37,7 +40,7 @@ class Aids:
     def for_model(cls, model: Any) -> Aids:
         """All of them for a model with a small input, none for others."""
         is_small = int(model.image_size) <= LARGEST_INPUT
-        return cls(close_look=is_small, rivalry=is_small, appearance=is_small, edges=is_small)
+        return cls(is_small, is_small, is_small, is_small, is_small)
 
 
 NO_AIDS = Aids()

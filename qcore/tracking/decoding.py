@@ -20,6 +20,11 @@ from qcore.tracking.types import MaskResult
 PREVIOUS_LOGIT_LIMIT = 32.0
 """Upstream's clamp on mask logits that are fed back together with further clicks."""
 
+LEAST_PRESENCE = 0.5
+"""Presence logit from which a small model's tracked mask is shown. From 0 on the model takes the object for
+present, and remembers it so: to forget it on one frame too many can lose it for the rest of a clip, to show
+nothing there costs that frame."""
+
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
@@ -43,6 +48,11 @@ class Decoded:
     def is_present(self) -> bool:
         """Whether the object is in view."""
         return bool(self.presence_logit_b1.item() > 0)
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it is hardly so."""
+        return bool(self.presence_logit_b1.item() < LEAST_PRESENCE)
 
 
 def decode(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from sam2.modeling.sam2_base import SAM2Base
 
+from qcore import masks
 from qcore.tracking.appearance import Appearance, mean_evidence, observe
 from qcore.tracking.conditioning import Conditioner, MemoryTokens
 from qcore.tracking.decoding import (
@@ -114,6 +115,9 @@ class ObjectTracker:
 
     def show(self, step: Step, decoded: Decoded) -> MaskResult:
         """What is shown of a mask; the frames to come need not wait for it."""
+        if self.encoder.aids.doubt and decoded.is_doubtful:
+            nothing = masks.empty(self.size_hw)
+            return MaskResult(step.frame_index, step.object_id, nothing, decoded.score, decoded.presence)
         return mask_result(decoded, step.frame_index, step.object_id, self.size_hw, step.guide)
 
     def prime(

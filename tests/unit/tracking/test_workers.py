@@ -99,7 +99,7 @@ def test_threads_change_nothing(micro_model: SAM2Base, clip: Clip, count: int, d
 
 
 @pytest.mark.parametrize(
-    "aids", [Aids(rivalry=True), Aids(appearance=True), Aids(edges=True), Aids(True, True, True, True)]
+    "aids", [Aids(rivalry=True), Aids(appearance=True), Aids(edges=True), Aids(True, True, True, True, True)]
 )
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_threads_change_nothing_with_aids(micro_model: SAM2Base, clip: Clip, count: int, aids: Aids) -> None:
