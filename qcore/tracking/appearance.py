@@ -121,8 +121,8 @@ def observe(features_nc: torch.Tensor, logits_b1hw: torch.Tensor) -> Evidence | 
     # what fills less than a place in all weighs less
     weight_n = object_n / object_n.sum().clamp(min=1) + rest_n / rest_n.sum().clamp(min=1)
     columns_nk = torch.cat([features_nc, torch.ones_like(object_n)[:, None], (2 * object_n - 1)[:, None]], 1)
-    # by a few rows of the grid at once: one product over all places is rounded differently by other numbers of
-    # threads, and the results of one for every row are more to add up than to compute
+    # a few rows of the grid at once: one product over all places is rounded differently by other numbers of
+    # threads, and results for every row are more to add up than to compute
     parts_pmk = columns_nk.view(side // math.gcd(side, 4), -1, columns_nk.shape[1])
     weighted_pmk = parts_pmk[..., :-1] * weight_n.view(*parts_pmk.shape[:2], 1)
     return Evidence(torch.bmm(weighted_pmk.transpose(1, 2), parts_pmk).sum(0))

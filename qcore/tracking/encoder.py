@@ -24,7 +24,7 @@ from qcore.tracking.edges import Guide, guide_of
 from qcore.tracking.feature_cache import EncodedFrame, FeatureCache
 from qcore.tracking.feature_store import FeatureStore
 from qcore.tracking.memory_attention import as_tokens, attend_itself
-from qcore.tracking.preprocess import Frames, computes_exactly, image_tensor, small_picture
+from qcore.tracking.preprocess import Frames, computes_exactly, normalised, square_picture
 from qcore.tracking.workers import Workers
 
 LOOK_AHEAD_FRAMES = 2
@@ -128,26 +128,24 @@ class FrameEncoder:
     def encode_pictures(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> list[EncodedFrame]:
         """Encode pictures (H, W, 3) that are no frames of the video; they are not cached."""
         model = self._model
-        images = torch.cat([self._image(picture) for picture in pictures])
+        squares = [self._square(picture) for picture in pictures]
+        images = torch.cat([self._image(square) for square in squares])
         backbone = model.forward_image(images)
         if self._position_1chw is None:
             self._position_1chw = backbone["vision_pos_enc"][-1][:1]
         levels = backbone["backbone_fpn"][-model.num_feature_levels :]
         return [
-            EncodedFrame(tuple(level[k : k + 1] for level in levels), self._kept_picture(picture))
-            for k, picture in enumerate(pictures)
+            self._encoded([level[k : k + 1] for level in levels], square) for k, square in enumerate(squares)
         ]
 
-    def _image(self, rgb_hw3: npt.NDArray[np.uint8]) -> torch.Tensor:
-        model = self._model
-        return image_tensor(rgb_hw3, model.image_size, model.device, self._exact).to(self._model_dtype)
+    def _encoded(self, levels: Sequence[torch.Tensor], square_hw3: torch.Tensor) -> EncodedFrame:
+        return EncodedFrame(tuple(levels), square_hw3 if self.aids.see_pictures else None)
 
-    def _kept_picture(self, rgb_hw3: npt.NDArray[np.uint8]) -> torch.Tensor | None:
-        return None if self._picture_side is None else small_picture(rgb_hw3, self._picture_side)
+    def _square(self, rgb_hw3: npt.NDArray[np.uint8]) -> torch.Tensor:
+        return square_picture(rgb_hw3, self._model.image_size, self._exact)
 
-    @property
-    def _picture_side(self) -> int | None:
-        return int(self._model.image_size) if self.aids.see_pictures else None
+    def _image(self, square_hw3: torch.Tensor) -> torch.Tensor:
+        return normalised(square_hw3, self._model.device).to(self._model_dtype)
 
     def _level_shapes(self) -> list[tuple[int, ...]]:
         """(1, C, H, W) of every level."""
@@ -188,7 +186,8 @@ class FrameEncoder:
     def _encode_frame(self, frame_index: int, source: Frames) -> EncodedFrame:
         frame = None
         if self._store is not None:
-            frame = self._store.get(frame_index, self._level_shapes(), self._picture_side)
+            picture_side = self._model.image_size if self.aids.see_pictures else None
+            frame = self._store.get(frame_index, self._level_shapes(), picture_side)
         if frame is None:
             with self._reading:
                 rgb_hw3 = source[frame_index]
@@ -207,7 +206,8 @@ class FrameEncoder:
 
     def _encode(self, rgb_hw3: npt.NDArray[np.uint8]) -> EncodedFrame:
         model = self._model
-        backbone = model.forward_image(self._image(rgb_hw3))
+        square_hw3 = self._square(rgb_hw3)
+        backbone = model.forward_image(self._image(square_hw3))
         with self._lock:
             self.encoder_runs += 1
         if self._position_1chw is None:
@@ -215,7 +215,7 @@ class FrameEncoder:
         levels = backbone["backbone_fpn"][-model.num_feature_levels :]
         if self._storage_dtype is not None:
             levels = [level.to(self._storage_dtype) for level in levels]
-        return EncodedFrame(tuple(levels), self._kept_picture(rgb_hw3))
+        return self._encoded(levels, square_hw3)
 
 
 class _LastFrames(Generic[_Value]):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -47,7 +46,12 @@ class Frames(Protocol):
 def image_tensor(
     rgb_hw3: npt.NDArray[np.uint8], image_size: int, device: torch.device, exact: bool = True
 ) -> torch.Tensor:
-    """Resize a uint8 RGB frame to the model's square input and normalise it: float32 (1, 3, S, S).
+    """Resize a uint8 RGB frame to the model's square input and normalise it: float32 (1, 3, S, S)."""
+    return normalised(square_picture(rgb_hw3, image_size, exact), device)
+
+
+def square_picture(rgb_hw3: npt.NDArray[np.uint8], side: int, exact: bool = True) -> torch.Tensor:
+    """A uint8 RGB frame of any shape as a square picture, uint8 (side, side, 3).
 
     Bicubic and antialiased, as Pillow does by default and upstream for frame folders.
 
@@ -55,7 +59,11 @@ def image_tensor(
         exact: by Pillow itself; else by torch, whose weights have fewer bits: one value in 200 differs by
             one, in a quarter of the time.
     """
-    pixels_hw3 = _resized(rgb_hw3, image_size) if exact else _resized_fast(rgb_hw3, image_size)
+    return _resized(rgb_hw3, side) if exact else _resized_fast(rgb_hw3, side)
+
+
+def normalised(pixels_hw3: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A uint8 picture (S, S, 3) as the model takes it: float32 (1, 3, S, S)."""
     pixels_chw = pixels_hw3.to(device).permute(2, 0, 1).float().contiguous()
     mean_c11 = torch.tensor(IMAGENET_MEAN, device=device)[:, None, None]
     std_c11 = torch.tensor(IMAGENET_STD, device=device)[:, None, None]
@@ -73,11 +81,6 @@ def _resized_fast(rgb_hw3: npt.NDArray[np.uint8], side: int) -> torch.Tensor:
         pixels_hw3.permute(2, 0, 1)[None], size=(side, side), mode="bicubic", antialias=True
     )
     return resized_13ss[0].permute(1, 2, 0)
-
-
-def small_picture(rgb_hw3: npt.NDArray[np.uint8], side: int) -> torch.Tensor:
-    """A uint8 RGB frame of any shape as a square picture, uint8 (side, side, 3)."""
-    return torch.from_numpy(cv2.resize(rgb_hw3, (side, side), interpolation=cv2.INTER_AREA))
 
 
 def computes_exactly(model: SAM2Base) -> bool:
