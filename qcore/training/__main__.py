@@ -31,7 +31,6 @@ from qcore.training.weights import (
     shift_bundle_presence,
     shift_presence,
     start_model,
-    write_bundle_head,
 )
 
 log = logging.getLogger(__name__)
@@ -113,8 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     presence.set_defaults(run=_presence)
 
     fit = verbs.add_parser("fit-presence", help="train only the head that says whether the object is in view")
-    fit.add_argument("start", type=Path, help="weights file or bundle")
-    fit.add_argument("--original", type=Path, help="of a bundle: the weights file whose head is fitted to it")
+    fit.add_argument("start", type=Path, help="weights file")
     fit.add_argument("--davis-root", type=Path, required=True, help="of training data")
     fit.add_argument("--rounds", type=int, default=8, help="synthetic clips a sequence")
     fit.add_argument("--frames", type=int, default=36, help="of each synthetic clip")
@@ -225,17 +223,9 @@ def _presence(args: argparse.Namespace) -> int:
 
 def _fit_presence(args: argparse.Namespace) -> int:
     tracking = load_model(args.start)
-    is_bundle = hasattr(tracking, "bundle_header")
-    if is_bundle and args.original is None:
-        raise TrainingError("A bundle needs --original, the weights whose head is fitted to it.")
     lower(tracking)
     samples = collect(tracking, training_clips(args.davis_root, args.frames, args.rounds))
     log.info("%d frames, in view on %d", len(samples.in_view_n), int(samples.in_view_n.sum()))
-    if is_bundle:
-        head = load_model(args.original).sam_mask_decoder.pred_obj_score_head
-        fit_head(head, samples, args.steps, args.seed)
-        write_bundle_head(args.start, head, samples.tokens_nc, args.presence_shift, args.original, args.out)
-        return 0
     model = load_model(args.start)
     fit_head(model.sam_mask_decoder.pred_obj_score_head, samples, args.steps, args.seed)
     state = model.state_dict()

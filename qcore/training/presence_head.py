@@ -18,8 +18,6 @@ from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
 from qcore.evaluation.trackers import SessionTracker
-from qcore.quant.fake_quantize import ActivationQuantizer, QuantizerState, WeightQuantizer
-from qcore.quant.layers import QuantizedLayer
 from qcore.runtime.recorded_calls import call_plainly
 from qcore.training.errors import TrainingError
 from qcore.training.presence import CLEARLY_PRESENT, ExitClip, exit_clips, tracked_frames
@@ -28,7 +26,6 @@ from qcore.training.sources import davis_sequence, davis_sequence_names
 LEARNING_RATE = 3e-4
 WEIGHT_DECAY = 1e-2
 BATCH = 1024
-WEIGHT_OBSERVER = "mse"
 KNOWN_IOU = 0.3
 """A frame with the object counts only where the model follows it, or thinks that it is gone: a token that
 looks at something else says nothing about either."""
@@ -120,35 +117,3 @@ def fit_head(head: nn.Module, samples: PresenceSamples, steps: int, seed: int = 
         loss.backward()
         optimizer.step()
     head.requires_grad_(False)
-
-
-@torch.no_grad()
-def put_into_bundle(quantized: nn.Module, fitted: nn.Module, tokens_nc: Tensor) -> None:
-    """Give a bundle's head, in place, the weights of a fitted one, rounded to the bits it has.
-
-    It is small and of eight bits: nearest rounding, and the ranges of what it sees, will do.
-
-    Args:
-        quantized: the head of a model that `load_bundle` returns.
-        fitted: a head in floating point.
-        tokens_nc: what the bundle's head is given while it tracks.
-    """
-    x_nc = tokens_nc
-    layers = [layer for layer in quantized.modules() if isinstance(layer, QuantizedLayer)]
-    sources = [layer for layer in fitted.modules() if isinstance(layer, nn.Linear)]
-    for layer, source in zip(layers, sources, strict=True):
-        old = layer.weight_quantizer
-        layer.weight_quantizer = WeightQuantizer(old.bits, len(old.scale), old.axis, old.symmetric)
-        layer.weight_quantizer.observe(source.weight, WEIGHT_OBSERVER)
-        layer.weight.copy_(source.weight)
-        if layer.bias is not None:
-            layer.bias.copy_(source.bias.half())  # as a bundle keeps it
-        layer.freeze()
-        if layer.input_quantizer is not None:
-            bits = layer.input_quantizer.bits
-            layer.input_quantizer = ActivationQuantizer(bits, "minmax", layer.input_quantizer.symmetric)
-            layer.input_quantizer.state = QuantizerState.OBSERVE
-            layer(x_nc)
-            layer.input_quantizer.finish_observing()
-            layer.input_quantizer.state = QuantizerState.ON
-        x_nc = F.relu(layer(x_nc))

@@ -24,7 +24,6 @@ from qcore.models.loading import embedded_arch, load_embedded
 from qcore.quant.bundle import load_bundle, save_bundle
 from qcore.quant.bundle_header import BundleHeader
 from qcore.training.errors import TrainingError
-from qcore.training.presence_head import put_into_bundle
 
 _BATCH_NORM_EPSILON = 1e-3
 """What EfficientNet-Lite was trained with."""
@@ -149,27 +148,6 @@ def shift_presence(state: dict[str, Tensor], by: float) -> None:
     state[biases[-1]] = state[biases[-1]].float() + by
 
 
-def write_bundle_head(
-    bundle: Path, head: nn.Module, tokens_nc: Tensor, shift: float, original: Path, out: Path
-) -> None:
-    """Write a bundle with another presence head.
-
-    Args:
-        bundle: of a model with such a head.
-        head: in floating point.
-        tokens_nc: what the bundle's head is given, for the ranges of its activations.
-        shift: added to the logit.
-        original: weights file that the new bundle names as its original.
-        out: file to write.
-
-    Raises:
-        BundleError: the file is no sound bundle.
-    """
-    model: Any = load_bundle(bundle)
-    put_into_bundle(model.sam_mask_decoder.pred_obj_score_head, head, tokens_nc)
-    _write_bundle(model, shift, original, out)
-
-
 def shift_bundle_presence(bundle: Path, by: float, original: Path, out: Path) -> None:
     """Write a bundle with its presence logit moved: the bias of the head's last layer is not quantized.
 
@@ -183,14 +161,11 @@ def shift_bundle_presence(bundle: Path, by: float, original: Path, out: Path) ->
         BundleError: the file is no sound bundle.
         TrainingError: the model has no presence head.
     """
-    _write_bundle(load_bundle(bundle), by, original, out)
-
-
-def _write_bundle(model: Any, shift: float, original: Path, out: Path) -> None:
+    model: Any = load_bundle(bundle)
     header = model.bundle_header
     assert isinstance(header, BundleHeader)
     state = model.state_dict()
-    shift_presence(state, shift)
+    shift_presence(state, by)
     model.load_state_dict(state)
     description = dataclasses.replace(header.model, base_sha256=sha256_of(original))
     save_bundle(out, model, description, header.information, header.mutual_kv)

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from sam2.modeling.sam2_base import SAM2Base
 from sam2.modeling.sam2_utils import MLP
 
 from qcore.models.embedded import EmbeddedArch, build_embedded
 from qcore.models.files import sha256_of
 from qcore.models.loading import load_model, resolve_model
 from qcore.quant.bundle import read_header
-from qcore.runtime import lower
-from qcore.training import __main__ as training_main
 from qcore.training import presence_head
 from qcore.training.__main__ import main
 from qcore.training.errors import TrainingError
-from qcore.training.presence import ExitClip
 from qcore.training.presence_head import PresenceSamples, collect, fit_head, training_clips
 from qcore.training.weights import save_weights
 
@@ -126,59 +120,3 @@ def test_the_threshold_of_weights_and_of_their_bundle_moves_and_nothing_else(tmp
         assert changed[0].endswith("bias")
         assert float(second[changed[0]] - first[changed[0]]) == pytest.approx(0.5, abs=2e-3)
     assert read_header(moved_bundle).model.base_sha256 == sha256_of(moved)
-
-
-def test_a_bundle_takes_a_head_and_nothing_else_changes(
-    davis_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weights, bundle, out = (
-        resolve_model("embedded-fp16"),
-        resolve_model("embedded"),
-        tmp_path / "b.safetensors",
-    )
-    kept: dict[str, torch.Tensor] = {}
-
-    def few(model: SAM2Base, clips: Iterable[ExitClip]) -> PresenceSamples:
-        found = collect(model, itertools.islice(clips, 3))
-        kept["tokens"] = found.tokens_nc
-        return found
-
-    monkeypatch.setattr(presence_head, "KNOWN_IOU", -1.0)
-    monkeypatch.setattr(training_main, "collect", few)
-    command = [
-        "fit-presence",
-        str(bundle),
-        "--davis-root",
-        str(davis_root),
-        "--frames",
-        "12",
-        "--rounds",
-        "1",
-    ]
-    command += ["--presence-shift", "0.5", "--steps", "20", "--out", str(out)]
-    assert main(command) == 1
-    assert not out.exists()
-    assert main([*command, "--original", str(weights)]) == 0
-    first, second = load_model(bundle).state_dict(), load_model(out).state_dict()
-    assert first.keys() == second.keys()
-    changed = {name for name in first if not torch.equal(first[name], second[name])}
-    assert changed
-    assert all(name.startswith("sam_mask_decoder.pred_obj_score_head.") for name in changed)
-    assert read_header(out).model.base_sha256 == sha256_of(weights)
-
-    # the same head in floating point says nearly the same
-    plain = load_model(weights).sam_mask_decoder.pred_obj_score_head
-    samples_again = few(lowered(bundle), training_clips(davis_root, 12, 1))
-    assert torch.equal(samples_again.tokens_nc, kept["tokens"])
-    fit_head(plain, samples_again, 20)
-    rounded = load_model(out).sam_mask_decoder.pred_obj_score_head
-    with torch.no_grad():
-        want, got = plain(kept["tokens"]) + 0.5, rounded(kept["tokens"])
-    assert want.std() > 0
-    assert float((want - got).abs().max()) < 0.03 * float(want.abs().max())
-
-
-def lowered(path: Path) -> SAM2Base:
-    model = load_model(path)
-    lower(model)
-    return model
