@@ -98,7 +98,8 @@ def test_the_project_holds_what_the_session_gives(
     assert main([*command, "--project", str(project), "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     with open_source(clip) as source:
-        session = VideoSession(load_model(model_file), source, aids=Aids(close_look=True))
+        model = load_model(model_file)
+        session = VideoSession(model, source, aids=Aids.for_model(model))
         session.set_prompt(Prompt(0, 3, box_xyxy=BOX))
         session.set_prompt(Prompt(2, 1, mask=square(2)))
         expected = {(r.object_id, r.frame_index): r.rle for r in session.propagate()}
