@@ -13,10 +13,11 @@ from tracking_kit import Clip, square_prompt
 from qcore import masks
 from qcore.tracking import edges
 from qcore.tracking.aids import Aids
+from qcore.tracking.close_look import CloseLook
 from qcore.tracking.edges import Floats, Guide, follow_edges, guide_of
 from qcore.tracking.feature_cache import EncodedFrame
 from qcore.tracking.session import VideoSession
-from qcore.tracking.types import MaskResult
+from qcore.tracking.types import MaskResult, Prompt
 
 SIDE = 16
 GRID = SIDE // edges.SHRINK
@@ -124,3 +125,20 @@ def test_tracking_again_gives_the_same_masks(embedded_model: SAM2Base, clip: Cli
     session = VideoSession(embedded_model, clip.source(), aids=Aids(edges=True))
     first = results_of(session)[1:]
     assert list(session.propagate()) == first
+
+
+def test_a_first_click_is_looked_at_where_the_decoder_saw_it(
+    embedded_model: SAM2Base, clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes: list[tuple[float, float, float, float] | None] = []
+
+    def remember(_look: CloseLook, prompt: Prompt, _previous: object) -> None:
+        boxes.append(prompt.box_xyxy)
+
+    monkeypatch.setattr(CloseLook, "mask", remember)
+    shown = []
+    for on in (False, True):
+        session = VideoSession(embedded_model, clip.source(), aids=Aids(close_look=True, edges=on))
+        shown.append(session.set_prompt(Prompt(0, 1, ((40.0, 40.0),), (1,))))
+    assert len(boxes) == 2 and boxes[0] is not None and boxes[0] == boxes[1]
+    assert shown[0].rle != shown[1].rle
