@@ -11,7 +11,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from tracking_kit import Clip, square_prompt
 
 from qcore import masks
-from qcore.tracking import edges
+from qcore.tracking import decoding, edges
 from qcore.tracking.aids import Aids
 from qcore.tracking.close_look import CloseLook
 from qcore.tracking.edges import Floats, Guide, follow_edges, guide_of
@@ -136,9 +136,11 @@ def test_a_first_click_is_looked_at_where_the_decoder_saw_it(
         boxes.append(prompt.box_xyxy)
 
     monkeypatch.setattr(CloseLook, "mask", remember)
+    # edges that lead far away from the object
+    monkeypatch.setattr(decoding, "follow_edges", lambda logits_hw, _guide: np.ones_like(logits_hw))
     shown = []
     for on in (False, True):
         session = VideoSession(embedded_model, clip.source(), aids=Aids(close_look=True, edges=on))
         shown.append(session.set_prompt(Prompt(0, 1, ((40.0, 40.0),), (1,))))
     assert len(boxes) == 2 and boxes[0] is not None and boxes[0] == boxes[1]
-    assert shown[0].rle != shown[1].rle
+    assert shown[1].rle.area == masks.decode(shown[1].rle).size > shown[0].rle.area
