@@ -49,16 +49,16 @@ class PromptDecoder:
         tracker = self._tracker
         frame_index = prompt.frame_index
         decoded = self._decode(prompt, memory, previous)
-        # what follows edges has more specks, and they would move the box
-        found = mask_result(decoded, frame_index, prompt.object_id, tracker.size_hw)
-        is_found = decoded.is_present and not found.rle.is_empty
         is_tracked = memory is not None and memory.tracked[frame_index] != 0
         is_first_click = prompt.labels == (1,) and previous is None and not is_tracked
-        if is_found and is_first_click and not is_hovering:
-            x, y, width, height = found.rle.box_xywh
-            close = self._seen_closely(prompt, (x, y, x + width, y + height), previous)
-            if close is not None:
-                return close
+        if is_first_click and not is_hovering and decoded.is_present and self._close_look is not None:
+            # what follows edges has more specks, and they would move the box
+            found = mask_result(decoded, frame_index, prompt.object_id, tracker.size_hw).rle
+            if not found.is_empty:
+                x, y, width, height = found.box_xywh
+                close = self._seen_closely(prompt, (x, y, x + width, y + height), previous)
+                if close is not None:
+                    return close
         guide = tracker.encoder.guide(frame_index, tracker.encoder[frame_index])
         result = mask_result(decoded, frame_index, prompt.object_id, tracker.size_hw, guide)
         return Keyframe(
