@@ -12,10 +12,7 @@ A session is disposable: the project holds prompts and masks, and a new session 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -24,12 +21,9 @@ import torch
 from sam2.modeling.sam2_base import SAM2Base
 
 from qcore.masks import Rle
-from qcore.models.loading import autocast_of
-from qcore.runtime.recorded_calls import trials
 from qcore.tracking.aids import NO_AIDS, Aids
 from qcore.tracking.conditioning import Conditioner
-from qcore.tracking.decoding import Decoded
-from qcore.tracking.encoder import LOOK_AHEAD_FRAMES, FrameEncoder, LookAhead
+from qcore.tracking.encoder import FrameEncoder
 from qcore.tracking.errors import TrackingError
 from qcore.tracking.feature_cache import DEFAULT_FEATURE_CACHE_BYTES, FeatureCache
 from qcore.tracking.feature_store import FeatureStore
@@ -39,11 +33,10 @@ from qcore.tracking.mutual_kv import MutualKvSettings
 from qcore.tracking.mutual_kv_live import MutualKv, MutualKvStatistics
 from qcore.tracking.preprocess import Frames, check_frame, check_mask, check_prompt
 from qcore.tracking.prompting import PromptDecoder
-from qcore.tracking.rivalry import NESTING_KEYFRAMES, Nesting, settle
 from qcore.tracking.sweeps import Sweep, plan_sweeps
-from qcore.tracking.tracker import ObjectTracker, Step, Tracked
+from qcore.tracking.tracker import ObjectTracker
 from qcore.tracking.types import Direction, MaskResult, Prompt, Recall
-from qcore.tracking.workers import Workers
+from qcore.tracking.walk import Walk
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -95,8 +88,6 @@ class VideoSession:
         )
         self._prompts = PromptDecoder(self._tracker, recall, aids.close_look)
         self._objects: dict[int, ObjectMemory] = {}
-        self._rivalry = aids.rivalry
-        self._nesting = Nesting()
 
     # ---- state of the session
 
@@ -151,7 +142,7 @@ class VideoSession:
     def encode(self, frame_index: int) -> None:
         """Make sure a frame is encoded, so that a later click on it is instant."""
         check_frame(frame_index, self._frame_count)
-        with self._computing():
+        with self._tracker.computing():
             self._encoder[frame_index]
 
     # ---- prompts
@@ -173,7 +164,7 @@ class VideoSession:
         if prompt.mask is not None:
             keyframe = self._given_keyframe(frame_index, object_id, prompt.mask, prompt)
         else:
-            with self._computing():
+            with self._tracker.computing():
                 keyframe = self._prompts.keyframe(prompt, memory)
         memory = self._memory_of(object_id)
         self._record_click(memory, prompt, keyframe)
@@ -241,7 +232,7 @@ class VideoSession:
         check_prompt(prompt, self._frame_count, self._size_hw)
         if prompt.mask is not None:
             return self._given_keyframe(prompt.frame_index, prompt.object_id, prompt.mask, prompt).result
-        with self._computing():
+        with self._tracker.computing():
             memory = self._objects.get(prompt.object_id)
             return self._prompts.keyframe(prompt, memory, is_hovering=True).result
 
@@ -284,156 +275,7 @@ class VideoSession:
 
     def _run(self, sweeps: Collection[Sweep]) -> Iterator[MaskResult]:
         self._prompts.forget_features()
-        together = max((len(sweep.frames_of) for sweep in sweeps), default=0)
-        if self._rivalry and together > 1:
-            self._nesting = self._nesting_of({k for sweep in sweeps for k in sweep.frames_of})
-        with contextlib.ExitStack() as stack:
-            workers = Workers.for_tasks(together + 1, self._tracker.model.device)
-            if workers is not None:
-                stack.enter_context(workers)
-            ahead = stack.enter_context(self._encoder.look_ahead(workers, self._tracking))
-            for sweep in sweeps:
-                yield from self._walk(sweep, workers, ahead)
-
-    def _walk(self, sweep: Sweep, workers: Workers | None, ahead: LookAhead | None) -> Iterator[MaskResult]:
-        for object_id in sweep.frames_of:
-            self._begin(object_id, sweep.start_of(object_id), sweep.reverse)
-        walk = list(sweep.frames())
-        for position, (frame_index, present) in enumerate(walk):
-            near = walk[position : position + 1 + LOOK_AHEAD_FRAMES]
-            coming = [t for t, ids in near if self._needs_encoding(t, ids)]
-            missing = [] if ahead is None else ahead.missing(coming)
-            if ahead is not None and frame_index in coming:
-                ahead.demand(frame_index)
-            # with nothing else to do, one object is faster on all threads than on a worker's share
-            idle = len(present) == 1 and not missing
-            with workers.team() if idle and workers is not None else contextlib.nullcontext():
-                share = None if idle else workers
-                tracked = self._track(frame_index, present, sweep.reverse, share, ahead, missing)
-            for object_id in present:
-                memory = self._objects.get(object_id)
-                if memory is not None and memory.keyframes:
-                    # what the caller did between two objects of the frame counts
-                    keyframe = memory.keyframes.get(frame_index)
-                    result = tracked.get(object_id) if keyframe is None else keyframe.result
-                    if result is not None:
-                        yield result
-
-    def _needs_encoding(self, frame_index: int, object_ids: Collection[int]) -> bool:
-        memories = [self._objects[k] for k in object_ids if k in self._objects]
-        return any(memory.keyframes and frame_index not in memory.keyframes for memory in memories)
-
-    def _track(
-        self,
-        frame_index: int,
-        object_ids: Collection[int],
-        reverse: bool,
-        workers: Workers | None,
-        ahead: LookAhead | None,
-        missing: Collection[int],
-    ) -> dict[int, MaskResult]:
-        """Masks of those objects that have no keyframe here, each by a worker of its own.
-
-        The workers get ``missing`` frames to encode after the objects, for which the next frame waits.
-        """
-        steps: list[Step] = []
-        given: dict[int, Rle] = {}
-        with self._tracking():
-            for object_id in object_ids:
-                memory = self._objects.get(object_id)
-                if memory is None or not memory.keyframes:
-                    continue
-                if frame_index in memory.keyframes:
-                    memory.tracked[frame_index] = -1 if reverse else 1
-                    given[object_id] = memory.keyframes[frame_index].result.rle
-                else:
-                    steps.append(self._tracker.prepare(frame_index, object_id, memory, reverse))
-        if self._rivalry and len(steps) > 1:
-            decoded = _each(self._decode, steps, workers, ahead, missing)
-            shown, outcomes = self._compete(steps, decoded, workers)
-        else:
-            shown, outcomes = self._track_apart(steps, workers, ahead, missing)
-        for step, outcome in zip(steps, outcomes, strict=True):
-            memory = self._objects[step.object_id]
-            memory.remember(frame_index, outcome.entry, outcome.logits_b1hw, reverse)
-        results = {result.object_id: result for result in shown}
-        if self._rivalry and given:
-            self._nesting.look(given, {k: result.rle for k, result in results.items()})
-        return results
-
-    def _track_apart(
-        self,
-        steps: Sequence[Step],
-        workers: Workers | None,
-        ahead: LookAhead | None,
-        missing: Collection[int],
-    ) -> tuple[list[MaskResult], list[Tracked]]:
-        """Objects that do not mind each other; the masks to show are made while the workers go on."""
-        found: list[Future[Decoded]] = [Future() for _ in steps]
-        outcomes = _begin_each(self._compute, list(zip(steps, found, strict=True)), workers, ahead, missing)
-        shown = [self._tracker.show(step, one.result()) for step, one in zip(steps, found, strict=True)]
-        return shown, [outcome.result() for outcome in outcomes]
-
-    def _compete(
-        self, steps: Sequence[Step], decoded: Sequence[Decoded], workers: Workers | None
-    ) -> tuple[list[MaskResult], list[Tracked]]:
-        """Settle which pixels of a frame belong to which object, then keep the masks."""
-        settled = settle([step.object_id for step in steps], decoded, self._nesting)
-        calls = [partial(self._finish, step, one) for step, one in zip(steps, settled, strict=True)]
-        both = [call() for call in calls] if workers is None else workers.share(calls)
-        return [shown for shown, _ in both], [outcome for _, outcome in both]
-
-    def _nesting_of(self, object_ids: Collection[int]) -> Nesting:
-        """Which of the objects may overlap, by their last keyframes and what the project knows about them."""
-        memories = {k: self._objects[k] for k in object_ids if k in self._objects}
-        shown = {
-            k: {t: key.result.rle for t, key in list(memory.keyframes.items())[-NESTING_KEYFRAMES:]}
-            for k, memory in memories.items()
-        }
-        recall = self._prompts.recall
-        return Nesting.of(shown, (lambda _t, _k: None) if recall is None else recall)
-
-    def _decode(self, step: Step) -> Decoded:
-        with self._tracking():
-            return self._tracker.decode(step)
-
-    def _finish(self, step: Step, decoded: Decoded) -> tuple[MaskResult, Tracked]:
-        with self._tracking():
-            return self._tracker.show(step, decoded), self._tracker.finish(step, decoded)
-
-    def _compute(self, task: tuple[Step, Future[Decoded]]) -> Tracked:
-        """Track an object; its mask is handed out as soon as it is there."""
-        step, found = task
-        with self._tracking():
-            try:
-                decoded = self._tracker.decode(step)
-            except BaseException as error:
-                found.set_exception(error)  # else who waits for it would wait forever
-                raise
-            found.set_result(decoded)
-            return self._tracker.finish(step, decoded)
-
-    def _begin(self, object_id: int, start: int, reverse: bool) -> None:
-        """Prepare an object's memories for a pass from ``start``."""
-        memory = self._objects.get(object_id)
-        if memory is None:
-            return
-        memory.begin_pass(start)
-        if self._prompts.recall is not None and memory.keyframes:
-            with self._computing():
-                self._tracker.prime(start, object_id, memory, reverse, self._prompts.recall)
-
-    @contextlib.contextmanager
-    def _computing(self) -> Iterator[None]:
-        """No gradients, and autocast for half-precision models; never around a yield to the caller."""
-        with torch.no_grad(), autocast_of(self._tracker.model):
-            yield
-
-    @contextlib.contextmanager
-    def _tracking(self) -> Iterator[None]:
-        """The same for what comes again on every frame."""
-        with self._computing(), trials():
-            yield
+        yield from Walk(self._tracker, self._objects, self._prompts.recall).results(sweeps)
 
     def _span(
         self, start: int | None, stop: int | None, direction: Direction, ids: list[int]
@@ -475,36 +317,3 @@ class VideoSession:
         if memory is None:
             memory = self._objects[object_id] = ObjectMemory(self._tracker.geometry, self._frame_count)
         return memory
-
-
-def _each(
-    call: Callable[[_Task], _Result],
-    tasks: Sequence[_Task],
-    workers: Workers | None,
-    ahead: LookAhead | None,
-    missing: Collection[int],
-) -> list[_Result]:
-    """Have a call made for every task, by the workers if there are any; they encode ``missing`` after it."""
-    return [done.result() for done in _begin_each(call, tasks, workers, ahead, missing)]
-
-
-def _begin_each(
-    call: Callable[[_Task], _Result],
-    tasks: Sequence[_Task],
-    workers: Workers | None,
-    ahead: LookAhead | None,
-    missing: Collection[int],
-) -> list[Future[_Result]]:
-    """The same without waiting for the workers; without workers all is done at the end."""
-    if workers is None:
-        return [_done(call(task)) for task in tasks]
-    running = [workers.submit(call, task) for task in tasks]
-    if ahead is not None:
-        ahead.begin(missing)
-    return running
-
-
-def _done(value: _Result) -> Future[_Result]:
-    future: Future[_Result] = Future()
-    future.set_result(value)
-    return future

@@ -5,13 +5,17 @@ Stateless but for the model, the encoded frames and the object memories it is ha
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from sam2.modeling.sam2_base import SAM2Base
 
 from qcore import masks
+from qcore.models.loading import autocast_of
+from qcore.runtime.recorded_calls import trials
 from qcore.tracking.appearance import Appearance, mean_evidence, observe
 from qcore.tracking.conditioning import Conditioner, MemoryTokens
 from qcore.tracking.decoding import (
@@ -77,6 +81,18 @@ class ObjectTracker:
         self.geometry = MemoryGeometry.of(model)
         self.frame_count = frame_count
         self.size_hw = size_hw
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """No gradients, and autocast for half-precision models; never around a yield to a caller."""
+        with torch.no_grad(), autocast_of(self.model):
+            yield
+
+    @contextlib.contextmanager
+    def tracking(self) -> Iterator[None]:
+        """The same for what comes again on every frame."""
+        with self.computing(), trials():
+            yield
 
     def prepare(self, frame_index: int, object_id: int, memory: ObjectMemory, reverse: bool) -> Step:
         """Gather what tracking an object on a frame takes; for one thread, in the order of frames."""

@@ -250,7 +250,7 @@ def test_the_encoder_leaves_self_attention_to_objects_that_wait_for_it(
     source, workers = Watched(clip), Held()
     session = session_of(fast_model, source, 1)
     attended = AttendedBy(monkeypatch)
-    ahead = LookAhead(session._encoder, source, workers, session._computing)  # type: ignore[arg-type]
+    ahead = LookAhead(session._encoder, source, workers, session._tracker.computing)  # type: ignore[arg-type]
     counts = []
     for due, coming in ((3, [3, 4]), (4, [5]), (6, []), (6, [7])):
         ahead.demand(due)
