@@ -25,6 +25,7 @@ from sam2.modeling.sam.transformer import RoPEAttention
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
+from qcore.models.doubt_head import add_doubt_head
 from qcore.models.errors import ModelError
 
 ARCH_METADATA_KEY = "embedded_arch"
@@ -85,6 +86,8 @@ class EmbeddedArch:
     feature_rms: tuple[float, float, float, float] = (8.53, 7.47, 6.49, 2.69)
     """Root mean square of the trunk outputs (strides 4, 8, 16, 32) on natural images: they are divided by it,
     because raw ones drown the prompt's unit-scale codes."""
+    doubt_head: bool = False
+    """Whether there is a head that says which tracked masks are not to be shown (`doubt_head.py`)."""
 
     def __post_init__(self) -> None:
         check_image_size(self.input_size)
@@ -97,8 +100,9 @@ class EmbeddedArch:
         _check_int("fuser_layers", self.fuser_layers, 1, 8)
         if not isinstance(self.trunk, str) or self.trunk not in TRUNKS:
             raise ModelError(f"The model names the unknown trunk {self.trunk!r}; known: {', '.join(TRUNKS)}.")
-        if not isinstance(self.coordinate_channels, bool):
-            raise ModelError("The model's coordinate_channels must be true or false.")
+        for name in ("coordinate_channels", "doubt_head"):
+            if not isinstance(getattr(self, name), bool):
+                raise ModelError(f"The model's {name} must be true or false.")
         if len(self.feature_rms) != 4 or not all(
             isinstance(v, (int, float)) and math.isfinite(v) and 1e-4 <= v <= 1e4 for v in self.feature_rms
         ):
@@ -392,6 +396,8 @@ def build_embedded(arch: EmbeddedArch, base: type[SAM2Base] = SAM2Base, **extra:
         extra: further keyword arguments of that class.
     """
     model = base(**embedded_parts(arch), **extra)
+    if arch.doubt_head:
+        add_doubt_head(model)
     model.eval()
     return model
 

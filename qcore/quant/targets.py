@@ -40,6 +40,8 @@ EXEMPT = (
     "sam_mask_decoder.iou_prediction_head.*",
     "sam_mask_decoder.pred_obj_score_head*",
 )
+UNTOUCHED = ("sam_mask_decoder.pred_obj_score_head.doubt",)
+"""What calibration leaves alone: a hundred weights that no module of SAM 2's calls (`doubt_head.py`)."""
 
 
 class Role(StrEnum):
@@ -146,7 +148,7 @@ def _wanted(name: str, config: QuantConfig) -> bool:
 
 def _plan_layer(name: str, module: nn.Module, config: QuantConfig) -> LayerPlan:
     kind, weights = type(module).__name__, module.get_parameter("weight").numel()
-    if not matches(name, config.include) or matches(name, config.exclude):
+    if not matches(name, config.include) or matches(name, (*config.exclude, *UNTOUCHED)):
         return LayerPlan(name, kind, weights, Role.EXCLUDED, None, None)
     if matches(name, EXEMPT):
         role, w_bits, a_bits = Role.EXEMPT, config.exempt_bits, config.exempt_bits

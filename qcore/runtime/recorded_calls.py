@@ -23,6 +23,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from qcore.models.doubt_head import HEADS_AND_TOKEN
 from qcore.runtime.errors import UnsupportedModuleError
 from qcore.runtime.recording import record
 
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 MOST_POSITIONS = 32 * 32
 """Of a top feature map. Operations of larger models are so long that threads rarely meet at the lock."""
-_MODEL_CALLS = ("forward_image", "_forward_sam_heads", "_encode_new_memory")
+_MODEL_CALLS = ("forward_image", "_forward_sam_heads", HEADS_AND_TOKEN, "_encode_new_memory")
 _ATTENTION_CALLS = ("forward", "attend_itself")
 _MOST_KINDS = 48
 """Recordings kept of a function; those used last."""
@@ -79,7 +80,7 @@ class Recorded:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
-        self._function = function
+        self.function = function
         self._name = getattr(function, "__qualname__", str(type(function)))
         self._kinds: OrderedDict[Any, _Kind] = OrderedDict()
         self._lock = threading.Lock()
@@ -92,13 +93,13 @@ class Recorded:
         leaves, spec = tree_flatten((args, kwargs))
         tensors = [x for x in leaves if isinstance(x, Tensor)]
         if torch.is_grad_enabled() or not tensors or any(t.device.type != "cpu" for t in tensors):
-            return self._function(*args, **kwargs)
+            return self.function(*args, **kwargs)
         kind = self._kind_of(leaves, spec)
         if kind is not None and kind.is_trusted:
             assert kind.recording is not None
             return _rebuilt(kind, kind.recording(*tensors))
         if kind is None or kind.is_refused or not _MAY_TRY.get():
-            return self._function(*args, **kwargs)
+            return self.function(*args, **kwargs)
         return self._on_trial(kind, leaves, spec, tensors)
 
     def _kind_of(self, leaves: list[Any], spec: TreeSpec) -> _Kind | None:
@@ -143,7 +144,7 @@ class Recorded:
         """The function's result, and the tensors in it."""
         remaining = iter(tensors)
         args, kwargs = tree_unflatten([next(remaining) if isinstance(x, Tensor) else x for x in leaves], spec)
-        result = self._function(*args, **kwargs)
+        result = self.function(*args, **kwargs)
         return result, [x for x in tree_flatten(result)[0] if isinstance(x, Tensor)]
 
     def _record(self, kind: _Kind, leaves: list[Any], spec: TreeSpec, tensors: list[Tensor]) -> Any:
@@ -181,8 +182,11 @@ def record_calls(model: SAM2Base) -> None:
 def call_plainly(model: SAM2Base) -> None:
     """Take `record_calls` back."""
     for owner in (model, model.memory_attention):
-        for name in [name for name, value in vars(owner).items() if isinstance(value, Recorded)]:
-            delattr(owner, name)
+        for name, value in list(vars(owner).items()):
+            if isinstance(value, Recorded):
+                delattr(owner, name)
+                if not hasattr(owner, name):  # a method of this model, not of its class
+                    setattr(owner, name, value.function)
 
 
 def _rebuilt(kind: _Kind, outputs: Sequence[Tensor]) -> Any:

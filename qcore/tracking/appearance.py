@@ -10,6 +10,7 @@ segmentation (Robinson et al., CVPR 2020), without a network of its own. SAM 2 d
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ COLOUR_WAVES = 4
 """Cosines over each channel of colour, the constant one included."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
     """All that a least-squares fit needs to know of some frames, so that frames can be averaged.
 
@@ -56,8 +57,13 @@ class Evidence:
         return Evidence(torch.lerp(self.moments_ck, other.moments_ck, share))
 
 
-def mean_evidence(several: list[Evidence]) -> Evidence:
-    """The average, all weighing the same."""
+_KEPT = 8
+"""Results of `mean_evidence`, and of `likeness` those that depend on the keyframes, that are kept."""
+
+
+@functools.lru_cache(_KEPT)
+def mean_evidence(several: tuple[Evidence, ...]) -> Evidence:
+    """The average, all weighing the same; the same object for the same ones."""
     return several[0] if len(several) == 1 else Evidence(torch.stack([e.moments_ck for e in several]).mean(0))
 
 
@@ -129,9 +135,28 @@ def observe(features_nc: torch.Tensor, logits_b1hw: torch.Tensor) -> Evidence | 
 
 
 def score(features_nc: torch.Tensor, evidence: Evidence) -> torch.Tensor:
-    """How much each place looks like the object: float32 (1, 1, H, W), about 1 on it and -1 elsewhere.
+    """How much each place looks like the object: float32 (1, 1, H, W), about 1 on it and -1 elsewhere."""
+    return _score(features_nc, *_fit(evidence))
 
-    The minimum of sum w (x^T a + c - y)^2 + `RIDGE` sum var(x_k) a_k^2 over a and c, which is not penalised.
+
+def likeness(features_nc: torch.Tensor, keyframes: Evidence, logits_b1hw: torch.Tensor) -> float:
+    """The mean `score` inside a mask, by what the keyframes alone teach.
+
+    What was tracked since may already be something else.
+
+    Args:
+        features_nc: `features_of` the frame.
+        keyframes: of `mean_evidence`; what it teaches is worked out once.
+        logits_b1hw: mask logits (1, 1, H, W).
+    """
+    score_b1hw = _score(features_nc, *_fit_once(keyframes))
+    object_b1hw = F.adaptive_avg_pool2d(logits_b1hw.float().sigmoid(), score_b1hw.shape[-1])
+    return float((score_b1hw * object_b1hw).sum() / object_b1hw.sum().clamp(min=1e-3))
+
+
+def _fit(evidence: Evidence) -> tuple[torch.Tensor, float]:
+    """The minimum of sum w (x^T a + c - y)^2 + `RIDGE` sum var(x_k) a_k^2 over a (C,) and c, which is not
+    penalised.
     """
     moments_ck = evidence.moments_ck.cpu().double()  # too small a problem for a GPU
     total = moments_ck[-1, -2]
@@ -143,9 +168,15 @@ def score(features_nc: torch.Tensor, evidence: Evidence) -> torch.Tensor:
     penalty_c = RIDGE * variance_c + 1e-3 * variance_c.mean() + 1e-4 * mean_c.square() + 1e-12
     factor_cc = torch.linalg.cholesky_ex(covariance_cc + penalty_c.diag()).L
     weight_c = torch.cholesky_solve(with_target_c[:, None], factor_cc)[:, 0]
-    constant = target_mean - mean_c @ weight_c
+    return weight_c.float(), float(target_mean - mean_c @ weight_c)
+
+
+_fit_once = functools.lru_cache(_KEPT)(_fit)
+
+
+def _score(features_nc: torch.Tensor, weight_c: torch.Tensor, constant: float) -> torch.Tensor:
     # a sum and not a product, for the same reason as in `observe`
-    score_n = (features_nc * weight_c.float().to(features_nc.device)).sum(1) + float(constant)
+    score_n = (features_nc * weight_c.to(features_nc.device)).sum(1) + constant
     side = round(features_nc.shape[0] ** 0.5)
     return score_n.clamp(-LARGEST_SCORE, LARGEST_SCORE).view(1, 1, side, side)
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_base import SAM2Base
 
 from qcore import masks
+from qcore.models.doubt_head import HEADS_AND_TOKEN
 from qcore.tracking.edges import Guide, follow_edges
 from qcore.tracking.feature_cache import EncodedFrame
 from qcore.tracking.memory_attention import as_tokens
@@ -19,11 +20,6 @@ from qcore.tracking.types import MaskResult
 
 PREVIOUS_LOGIT_LIMIT = 32.0
 """Upstream's clamp on mask logits that are fed back together with further clicks."""
-
-LEAST_PRESENCE = 0.5
-"""Presence logit from which a small model's tracked mask is shown. From 0 on the model takes the object for
-present, and remembers it so: to forget it on one frame too many can lose it for the rest of a clip, to show
-nothing there costs that frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +34,8 @@ class Decoded:
     presence_logit_b1: torch.Tensor
     score: float
     """Estimated IoU, 0..1."""
+    token_bc: torch.Tensor | None = None
+    """What the presence head is given, of models with a doubt head (`qcore/models/doubt_head.py`)."""
 
     @property
     def presence(self) -> float:
@@ -48,11 +46,6 @@ class Decoded:
     def is_present(self) -> bool:
         """Whether the object is in view."""
         return bool(self.presence_logit_b1.item() > 0)
-
-    @property
-    def is_doubtful(self) -> bool:
-        """Whether it is hardly so."""
-        return bool(self.presence_logit_b1.item() < LEAST_PRESENCE)
 
 
 def decode(
@@ -73,14 +66,16 @@ def decode(
     """
     if previous_logits_b1hw is not None:
         previous_logits_b1hw = previous_logits_b1hw.clamp(-PREVIOUS_LOGIT_LIMIT, PREVIOUS_LOGIT_LIMIT)
-    _, _, ious, low_res, high_res, pointer, presence = model._forward_sam_heads(
+    forward_heads = getattr(model, HEADS_AND_TOKEN, model._forward_sam_heads)
+    _, _, ious, low_res, high_res, pointer, presence, *token = forward_heads(
         backbone_features=features_bchw,
         point_inputs=point_inputs,
         mask_inputs=previous_logits_b1hw,
         high_res_features=frame.high_res,
         multimask_output=model._use_multimask(is_first, point_inputs),
     )
-    return Decoded(low_res, high_res, pointer, presence, min(max(float(ious.max()), 0.0), 1.0))
+    score = min(max(float(ious.max()), 0.0), 1.0)
+    return Decoded(low_res, high_res, pointer, presence, score, token[0] if token else None)
 
 
 def decode_given_mask(model: SAM2Base, frame: EncodedFrame, mask_11ss: torch.Tensor) -> Decoded:

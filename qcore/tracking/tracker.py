@@ -26,6 +26,7 @@ from qcore.tracking.decoding import (
     mask_result,
     upsample_logits,
 )
+from qcore.tracking.doubt import trust
 from qcore.tracking.edges import Guide
 from qcore.tracking.encoder import FrameEncoder
 from qcore.tracking.feature_cache import EncodedFrame
@@ -131,9 +132,12 @@ class ObjectTracker:
 
     def show(self, step: Step, decoded: Decoded) -> MaskResult:
         """What is shown of a mask; the frames to come need not wait for it."""
-        if self.encoder.aids.doubt and decoded.is_doubtful:
-            nothing = masks.empty(self.size_hw)
-            return MaskResult(step.frame_index, step.object_id, nothing, decoded.score, decoded.presence)
+        if self.encoder.aids.doubt and decoded.is_present:
+            with self.computing():
+                trusted = trust(self.model, decoded, step.looks_nc, step.appearance)
+            if trusted < 0.5:
+                nothing = masks.empty(self.size_hw)
+                return MaskResult(step.frame_index, step.object_id, nothing, decoded.score, trusted)
         return mask_result(decoded, step.frame_index, step.object_id, self.size_hw, step.guide)
 
     def prime(
@@ -199,7 +203,7 @@ class ObjectTracker:
         """What the planned memories teach: the keyframes, and the nearest, which knows of those before it."""
         entries = {t: self._entry(t, memory) for _, t in plan.maps} if self.encoder.aids.appearance else {}
         known = {t: entry.evidence for t, entry in entries.items() if entry.evidence is not None}
-        keyframes = [evidence for t, evidence in known.items() if t in memory.keyframes]
+        keyframes = tuple(evidence for t, evidence in known.items() if t in memory.keyframes)
         if not keyframes:
             return None
         nearest = min(known, key=lambda t: abs(t - frame_index))

@@ -12,24 +12,30 @@ import cv2
 import numpy as np
 import torch
 
+from qcore.models.doubt_head import doubt_head_of
 from qcore.models.embedded import EmbeddedArch
 from qcore.models.errors import ModelError
 from qcore.models.loading import load_model
 from qcore.runtime import lower
 from qcore.training import sources
+from qcore.training.doubt_fit import collect_doubts, fit_doubt
 from qcore.training.errors import TrainingError
 from qcore.training.pack import PackWriter, TrainingPack
 from qcore.training.presence import measure_presence
-from qcore.training.presence_head import collect, fit_head, training_clips
+from qcore.training.presence_head import collect, exit_round, fit_head, training_clips, whole_clips
 from qcore.training.recipes import RECIPES, Recipe
 from qcore.training.synthesis import ClipGenerator, SynthesisConfig
 from qcore.training.trainer import Budget, RunConfig, Trainer, averaged_weights, start_ranks
 from qcore.training.weights import (
+    DOUBT_LAYERS,
+    PRESENCE_LAYERS,
     arch_of,
     blend,
+    load_with_doubt,
     save_weights,
-    shift_bundle_presence,
-    shift_presence,
+    save_with_doubt,
+    shift_logit,
+    shift_logit_in_file,
     start_model,
 )
 
@@ -122,12 +128,26 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--out", type=Path, required=True)
     fit.set_defaults(run=_fit_presence)
 
-    shift = verbs.add_parser("shift-presence", help="move the threshold of presence, of a bundle too")
-    shift.add_argument("model", type=Path, help="weights file or bundle")
-    shift.add_argument("--by", type=float, required=True, help="added to the presence logit")
-    shift.add_argument("--original", type=Path, help="of a bundle: the weights file shifted alike")
-    shift.add_argument("--out", type=Path, required=True)
-    shift.set_defaults(run=_shift_presence)
+    doubt = verbs.add_parser(
+        "fit-doubt", help="train only the head that says which masks are not to be shown"
+    )
+    doubt.add_argument("start", type=Path, help="weights file or bundle; it does the tracking")
+    doubt.add_argument("--davis-root", type=Path, required=True, help="of training data")
+    doubt.add_argument("--rounds", type=int, default=8, help="synthetic clips a sequence")
+    doubt.add_argument("--frames", type=int, default=36, help="of each synthetic clip")
+    doubt.add_argument("--shift", type=float, default=0.0, help="added to the doubt")
+    doubt.add_argument("--out", type=Path, required=True)
+    doubt.add_argument("--original", type=Path, help="of a bundle: the weights file, which gets the head too")
+    doubt.add_argument("--original-out", type=Path, help="where that one goes")
+    doubt.set_defaults(run=_fit_doubt)
+
+    for head, layers in (("presence", PRESENCE_LAYERS), ("doubt", DOUBT_LAYERS)):
+        shift = verbs.add_parser(f"shift-{head}", help=f"move the threshold of {head}, of a bundle too")
+        shift.add_argument("model", type=Path, help="weights file or bundle")
+        shift.add_argument("--by", type=float, required=True, help=f"added to the {head} logit")
+        shift.add_argument("--original", type=Path, help="of a bundle: the weights file shifted alike")
+        shift.add_argument("--out", type=Path, required=True)
+        shift.set_defaults(run=_shift, layers=layers)
 
     preview = verbs.add_parser("preview", help="draw some synthetic clips into a picture")
     preview.add_argument("--pack", type=Path, action="append", required=True)
@@ -207,7 +227,7 @@ def _export(args: argparse.Namespace) -> int:
 
 def _blend(args: argparse.Namespace) -> int:
     state, arch = blend(args.first, args.second, args.share)
-    shift_presence(state, args.presence_shift)
+    shift_logit(state, PRESENCE_LAYERS, args.presence_shift)
     save_weights(state, arch, args.out, {"share": args.share, "presence_shift": args.presence_shift})
     return 0
 
@@ -229,22 +249,35 @@ def _fit_presence(args: argparse.Namespace) -> int:
     model = load_model(args.start)
     fit_head(model.sam_mask_decoder.pred_obj_score_head, samples, args.steps, args.seed)
     state = model.state_dict()
-    shift_presence(state, args.presence_shift)
+    shift_logit(state, PRESENCE_LAYERS, args.presence_shift)
     notes = {"presence_rounds": args.rounds, "presence_shift": args.presence_shift, "seed": args.seed}
     save_weights(state, arch_of(args.start), args.out, notes)
     return 0
 
 
-def _shift_presence(args: argparse.Namespace) -> int:
-    if args.original is not None:
-        shift_bundle_presence(args.model, args.by, args.original, args.out)
-        return 0
-    model = load_model(args.model)
-    if hasattr(model, "bundle_header"):
-        raise TrainingError("A bundle needs --original, the weights it stands for from now on.")
-    state = model.state_dict()
-    shift_presence(state, args.by)
-    save_weights(state, arch_of(args.model), args.out, {"presence_shifted_by": args.by})
+def _fit_doubt(args: argparse.Namespace) -> int:
+    model = load_with_doubt(args.start)
+    is_bundle = hasattr(model, "bundle_header")
+    if is_bundle != (args.original is not None) or is_bundle != (args.original_out is not None):
+        raise TrainingError("A bundle, and only a bundle, needs --original and --original-out.")
+    lower(model)
+    whole = collect_doubts(model, whole_clips(args.davis_root))
+    rounds = [
+        collect_doubts(model, exit_round(args.davis_root, args.frames, number))
+        for number in range(1, args.rounds + 1)
+    ]
+    log.info("%d and %d frames", len(whole.in_view_n), sum(len(one.in_view_n) for one in rounds))
+    head = doubt_head_of(model)
+    assert head is not None
+    fit_doubt(head, whole, rounds, args.shift)
+    if is_bundle:
+        save_with_doubt(args.original, head, args.original_out)
+    save_with_doubt(args.start, head, args.out, args.original_out)
+    return 0
+
+
+def _shift(args: argparse.Namespace) -> int:
+    shift_logit_in_file(args.model, args.layers, args.by, args.out, args.original)
     return 0
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from qcore.evaluation.trackers import SessionTracker
 from qcore.runtime.recorded_calls import call_plainly
 from qcore.training.errors import TrainingError
-from qcore.training.presence import CLEARLY_PRESENT, ExitClip, exit_clips, tracked_frames
+from qcore.training.presence import CLEARLY_PRESENT, ExitClip, SeenFrame, exit_clips, tracked_frames
 from qcore.training.sources import davis_sequence, davis_sequence_names
 
 LEARNING_RATE = 3e-4
@@ -51,14 +51,42 @@ def training_clips(davis_root: Path, length: int, rounds: int) -> Iterator[ExitC
         length: of the clips with exits, in frames.
         rounds: other objects, mirrored in every second round.
     """
+    yield from whole_clips(davis_root)
+    for number in range(1, rounds + 1):
+        yield from exit_round(davis_root, length, number)
+
+
+def whole_clips(davis_root: Path) -> Iterator[ExitClip]:
+    """The clips of a labelled data set as they are."""
     for name in davis_sequence_names(davis_root):
         frames, alphas = davis_sequence(davis_root, name)
         truth_thw = np.stack(alphas) > 127
         if truth_thw[0].any():
             in_view_t = np.array([float(mask_hw.any()) for mask_hw in truth_thw])
             yield ExitClip(name, np.stack(frames), truth_thw, in_view_t)
-    for shift in range(1, rounds + 1):
-        yield from exit_clips(davis_root, length, shift, mirrored=shift % 2 == 0)
+
+
+def exit_round(davis_root: Path, length: int, number: int) -> Iterator[ExitClip]:
+    """One clip for each labelled sequence, whose picture another one's object leaves.
+
+    Args:
+        davis_root: see `training_clips`.
+        length: of the clips, in frames.
+        number: of the round, from 1 on: other objects in each, and every second one mirrored.
+    """
+    yield from exit_clips(davis_root, length, number, mirrored=number % 2 == 0)
+
+
+def is_telling(share: float, seen: SeenFrame) -> bool:
+    """Whether what the model thinks of a frame can be called right or wrong.
+
+    Args:
+        share: of the object that is in view, 0..1.
+        seen: what the model made of it.
+    """
+    if 0 < share < CLEARLY_PRESENT:
+        return False
+    return share == 0 or seen.iou > KNOWN_IOU or seen.says_absent
 
 
 def collect(model: SAM2Base, clips: Iterable[ExitClip]) -> PresenceSamples:
@@ -82,10 +110,9 @@ def collect(model: SAM2Base, clips: Iterable[ExitClip]) -> PresenceSamples:
             token = given[-1].reshape(-1).float().cpu()
             given.clear()
             share = float(clip.in_view_t[seen.frame_index])
-            if 0 < share < CLEARLY_PRESENT or (share > 0 and seen.iou <= KNOWN_IOU and not seen.says_absent):
-                continue
-            tokens.append(token)
-            in_view.append(share > 0)
+            if is_telling(share, seen):
+                tokens.append(token)
+                in_view.append(share > 0)
     finally:
         hook.remove()
     if not any(in_view) or all(in_view):

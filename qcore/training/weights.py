@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
+from qcore.models.doubt_head import add_doubt_head, doubt_head_of
 from qcore.models.embedded import (
     ARCH_METADATA_KEY,
     EfficientNetLiteTrunk,
@@ -20,8 +21,8 @@ from qcore.models.embedded import (
     set_image_size,
 )
 from qcore.models.files import sha256_of
-from qcore.models.loading import embedded_arch, load_embedded
-from qcore.quant.bundle import load_bundle, save_bundle
+from qcore.models.loading import embedded_arch, load_embedded, load_model
+from qcore.quant.bundle import save_bundle
 from qcore.quant.bundle_header import BundleHeader
 from qcore.training.errors import TrainingError
 
@@ -133,41 +134,99 @@ def blend(first: Path, second: Path, share: float) -> tuple[dict[str, Tensor], E
     return {name: torch.lerp(a[name].float(), b[name].float(), share) for name in a}, arch
 
 
-def shift_presence(state: dict[str, Tensor], by: float) -> None:
-    """Add to the presence logit that a model gives every object, in place.
+PRESENCE_LAYERS = "sam_mask_decoder.pred_obj_score_head.layers."
+DOUBT_LAYERS = "sam_mask_decoder.pred_obj_score_head.doubt."
+"""Names of a head's parameters begin so."""
 
-    Objects are in view on nearly every training frame, so the head says "in view" too readily although it
-    ranks frames well: moving its threshold, by what `presence` measures, costs no training.
+
+def shift_logit(state: dict[str, Tensor], layers: str, by: float) -> None:
+    """Add to the logit that a head gives every object, in place.
+
+    Objects are in view on nearly every training frame, so the presence head says "in view" too readily
+    although it ranks frames well: moving its threshold, by what `presence` measures, costs no training.
+
+    Args:
+        state: of the model.
+        layers: `PRESENCE_LAYERS` or `DOUBT_LAYERS`.
+        by: added.
 
     Raises:
-        TrainingError: the model has no presence head.
+        TrainingError: the model has no such head.
     """
-    biases = sorted(name for name in state if "pred_obj_score_head" in name and name.endswith("bias"))
+    biases = sorted(name for name in state if name.startswith(layers) and name.endswith("bias"))
     if not biases:
-        raise TrainingError("The model has no presence head.")
+        raise TrainingError(f"The model has no {'doubt' if layers == DOUBT_LAYERS else 'presence'} head.")
     state[biases[-1]] = state[biases[-1]].float() + by
 
 
-def shift_bundle_presence(bundle: Path, by: float, original: Path, out: Path) -> None:
-    """Write a bundle with its presence logit moved: the bias of the head's last layer is not quantized.
+def shift_logit_in_file(start: Path, layers: str, by: float, out: Path, original: Path | None = None) -> None:
+    """Write a weights file or bundle with a head's logit moved; biases of heads are not quantized.
 
     Args:
-        bundle: of a model with a presence head.
+        start: of a model with that head.
+        layers: see `shift_logit`.
         by: added to the logit.
-        original: weights file that the new bundle names as its original.
         out: file to write.
+        original: of a bundle: weights file that the new one names as its original.
 
     Raises:
-        BundleError: the file is no sound bundle.
-        TrainingError: the model has no presence head.
+        ModelError: the file is no sound model.
+        TrainingError: the model has no such head, or is a bundle without an original.
     """
-    model: Any = load_bundle(bundle)
+    model = load_model(start)
+    state = model.state_dict()
+    shift_logit(state, layers, by)
+    if original is not None:
+        model.load_state_dict(state)
+        _save_bundle_again(model, original, out)
+    elif hasattr(model, "bundle_header"):
+        raise TrainingError("A bundle needs --original, the weights it stands for from now on.")
+    else:
+        save_weights(state, arch_of(start), out, {"shifted_by": by})
+
+
+def load_with_doubt(path: Path) -> SAM2Base:
+    """The compact model in a weights file or bundle, with a doubt head, new where it has none.
+
+    Raises:
+        ModelError: the file holds no sound model.
+        TrainingError: the model is of another architecture.
+    """
+    model = load_model(path)
+    if not isinstance(model.image_encoder.trunk, EfficientNetLiteTrunk):
+        raise TrainingError("Only compact models have a doubt head.")
+    if doubt_head_of(model) is None:
+        add_doubt_head(model)
+    return model
+
+
+def save_with_doubt(start: Path, head: nn.Linear, out: Path, original: Path | None = None) -> None:
+    """Write a model again, with this doubt head.
+
+    Args:
+        start: weights file or bundle.
+        head: whose values it gets.
+        out: file to write.
+        original: of a bundle: weights file that the new one names as its original.
+    """
+    model = load_with_doubt(start)
+    own = doubt_head_of(model)
+    assert own is not None
+    own.load_state_dict(head.state_dict())
+    if original is not None:
+        _save_bundle_again(model, original, out)
+    else:
+        arch = dataclasses.replace(arch_of(start), doubt_head=True)
+        save_weights(model.state_dict(), arch, out, {"doubt_head": True})
+
+
+def _save_bundle_again(model: Any, original: Path, out: Path) -> None:
     header = model.bundle_header
     assert isinstance(header, BundleHeader)
-    state = model.state_dict()
-    shift_presence(state, by)
-    model.load_state_dict(state)
-    description = dataclasses.replace(header.model, base_sha256=sha256_of(original))
+    arch = header.model.arch
+    if arch is not None:
+        arch = dataclasses.replace(arch, doubt_head=doubt_head_of(model) is not None)
+    description = dataclasses.replace(header.model, base_sha256=sha256_of(original), arch=arch)
     save_bundle(out, model, description, header.information, header.mutual_kv)
 
 

@@ -137,6 +137,7 @@ def test_another_class_can_be_built_from_the_same_parts() -> None:
         fuser_layers=st.integers(1, 8),
         trunk=st.sampled_from(["lite0", "lite1", "lite2"]),
         coordinate_channels=st.booleans(),
+        doubt_head=st.booleans(),
         feature_rms=st.tuples(*[st.floats(0.01, 100)] * 4),
     )
 )
@@ -157,6 +158,7 @@ def test_an_architecture_survives_its_json(arch: EmbeddedArch) -> None:
         {"trunk": "lite9"},
         {"trunk": ["lite0"]},
         {"coordinate_channels": 1},
+        {"doubt_head": None},
         {"feature_rms": [1, 2, 3]},
         {"feature_rms": [1, 2, 3, 0]},
         {"feature_rms": "1234"},

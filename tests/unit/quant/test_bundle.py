@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors import safe_open
 from torch import nn
 
 from qcore.models import ModelError, load_model
+from qcore.models.doubt_head import add_doubt_head, doubt_head_of
 from qcore.quant.bundle import codes_name, load_bundle, read_header, save_bundle
 from qcore.quant.bundle_format import BundleError, open_bundle_file, write_bundle_file
 from qcore.quant.bundle_header import ModelDescription, MutualKvHeader, parse_header
@@ -28,7 +30,7 @@ from qcore.quant.packing import encode_codes
 from qcore.quant.size import measure_size
 
 
-def frozen_model(**changes: Any) -> nn.Module:
+def frozen_model(original: nn.Module | None = None, **changes: Any) -> nn.Module:
     """Every quantizer with plausible parameters, without running calibration."""
     config = QuantConfig(
         "minmax",
@@ -38,7 +40,7 @@ def frozen_model(**changes: Any) -> nn.Module:
         overrides=(Override("memory_attention.layers.0.linear1", 6, 6), Override("*.blocks.3.pw", 3, 5)),
         **changes,
     )
-    model = insert(small_model(), config)
+    model = insert(original or small_model(), config)
     for index, (_, quantizer) in enumerate(quantizers(model)):
         if isinstance(quantizer, ActivationQuantizer):
             quantizer.scale = torch.full_like(quantizer.scale, 0.1 + index * 1e-3)
@@ -78,6 +80,26 @@ def test_a_loaded_bundle_computes_exactly_what_was_saved(bundle: tuple[Path, nn.
     header = read_header(path)
     assert (header.method, header.bits) == ("minmax", "w4a4")
     assert header.mutual_kv == MutualKvHeader(0.9, True)
+
+
+def test_the_doubt_head_is_kept_as_it_is(tmp_path: Path) -> None:
+    original = small_model()
+    add_doubt_head(original)
+    head = doubt_head_of(original)
+    assert head is not None
+    with torch.no_grad():
+        head.weight.copy_(torch.linspace(-2, 2, head.in_features).half())
+        head.bias.fill_(-1.5)
+    path = tmp_path / "doubting.safetensors"
+    description = dataclasses.replace(DESCRIPTION, arch=dataclasses.replace(SMALL, doubt_head=True))
+    save_bundle(path, frozen_model(original), description, INFORMATION)
+    loaded = doubt_head_of(load_model(path))
+    assert loaded is not None and type(loaded) is nn.Linear
+    assert torch.equal(loaded.weight, head.weight)
+    assert torch.equal(loaded.bias, head.bias)
+    with pytest.raises(BundleError):  # without saying so
+        save_bundle(path, frozen_model(original), DESCRIPTION, INFORMATION)
+        load_model(path)
 
 
 def test_a_bundle_is_byte_reproducible_and_plain_safetensors(

@@ -19,6 +19,7 @@ from qcore.tracking.appearance import (
     Evidence,
     colours_of,
     features_of,
+    likeness,
     mean_evidence,
     observe,
     score,
@@ -93,7 +94,7 @@ def test_the_score_is_the_ridge_regression(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_mixed_evidence_is_that_of_all_places_together() -> None:
     first, second, third = picture(0), picture(1), picture(2)
-    mean = mean_evidence([evidence_of(*first), evidence_of(*second)])
+    mean = mean_evidence((evidence_of(*first), evidence_of(*second)))
     mixed = mean.mixed(evidence_of(*third), 0.25)
     want = expected_score(third[0], fitted([first, second, third], [0.375, 0.375, 0.25]))
     np.testing.assert_allclose(score(third[0], mixed).numpy(), want, atol=1e-4)
@@ -104,6 +105,17 @@ def test_it_tells_the_object_from_the_rest() -> None:
     got = score(other[0], evidence_of(*first)).flatten()
     is_object = torch.from_numpy(targets_and_weights(other[1])[0] > 0)
     assert got[is_object].mean() > got[~is_object].mean() + 0.1
+
+
+def test_likeness_is_the_mean_score_inside_a_mask() -> None:
+    first, other = picture(0), picture(3)
+    evidence = evidence_of(*first)
+    scores = expected_score(other[0], fitted([first], [1.0])).flatten()
+    inside = (targets_and_weights(other[1])[0] + 1) / 2
+    want = (scores * inside).sum() / inside.sum()
+    for _ in range(2):  # worked out, then known
+        assert likeness(other[0], evidence, other[1]) == pytest.approx(want, abs=1e-4)
+    assert likeness(other[0], evidence, -other[1]) < want - 0.1
 
 
 def test_an_object_smaller_than_a_place_still_teaches() -> None:

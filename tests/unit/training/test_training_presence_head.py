@@ -103,20 +103,31 @@ def test_only_the_head_of_a_file_changes(
     assert all(name.startswith("sam_mask_decoder.pred_obj_score_head.") for name in changed)
 
 
-def test_the_threshold_of_weights_and_of_their_bundle_moves_and_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("head", "layer"), [("presence", "layers.2.")])
+def test_the_threshold_of_weights_and_of_their_bundle_moves_and_nothing_else(
+    head: str, layer: str, tmp_path: Path
+) -> None:
     weights, bundle = resolve_model("embedded-fp16"), resolve_model("embedded")
     moved, moved_bundle = tmp_path / "w.safetensors", tmp_path / "b.safetensors"
-    command = ["shift-presence", str(weights), "--by", "0.5", "--out", str(moved)]
+    command = [f"shift-{head}", str(weights), "--by", "0.5", "--out", str(moved)]
     assert main(command) == 0
-    command = ["shift-presence", str(bundle), "--by", "0.5", "--out", str(moved_bundle)]
+    command = [f"shift-{head}", str(bundle), "--by", "0.5", "--out", str(moved_bundle)]
     assert main(command) == 1
     assert main([*command, "--original", str(moved)]) == 0
     for before, after in ((weights, moved), (bundle, moved_bundle)):
         first, second = load_model(before).state_dict(), load_model(after).state_dict()
         assert first.keys() == second.keys()
         changed = [name for name in first if not torch.equal(first[name], second[name])]
-        assert len(changed) == 1
-        assert "pred_obj_score_head.layers.2" in changed[0]
-        assert changed[0].endswith("bias")
-        assert float(second[changed[0]] - first[changed[0]]) == pytest.approx(0.5, abs=2e-3)
+        assert changed == [f"sam_mask_decoder.pred_obj_score_head.{layer}bias"]
+        assert float((second[changed[0]] - first[changed[0]]).detach()) == pytest.approx(0.5, abs=2e-3)
     assert read_header(moved_bundle).model.base_sha256 == sha256_of(moved)
+
+
+def test_a_model_without_a_doubt_head_has_no_threshold_of_it(
+    tiny_arch: EmbeddedArch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = tmp_path / "start.safetensors"
+    save_weights(build_embedded(tiny_arch).state_dict(), tiny_arch, start, {})
+    assert main(["shift-doubt", str(start), "--by", "1", "--out", str(tmp_path / "out.safetensors")]) == 1
+    assert "no doubt head" in capsys.readouterr().err
+    assert not (tmp_path / "out.safetensors").exists()

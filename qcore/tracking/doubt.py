@@ -1,0 +1,34 @@
+"""Whether a tracked mask is shown: the model's doubt head judges it by more than its presence logit.
+
+When an object has left the picture, a small model's mask often goes on to something that stood beside it, and
+the presence head, which sees neither the mask nor what the object looked like, is sure of it.
+"""
+
+from __future__ import annotations
+
+import torch
+from sam2.modeling.sam2_base import SAM2Base
+
+from qcore.models.doubt_head import doubt_head_of
+from qcore.tracking.appearance import Appearance, likeness
+from qcore.tracking.decoding import Decoded
+
+
+def trust(
+    model: SAM2Base, decoded: Decoded, looks_nc: torch.Tensor | None, appearance: Appearance | None
+) -> float:
+    """How probably a mask is of the object that was asked for, 0..1; below 0.5 it should not be shown.
+
+    Args:
+        model: with or without a doubt head; without one everything is trusted.
+        decoded: the mask.
+        looks_nc: `appearance.features_of` the frame.
+        appearance: what is known of the object; where nothing is, the mask is trusted.
+    """
+    head = doubt_head_of(model)
+    if head is None or decoded.token_bc is None or looks_nc is None or appearance is None:
+        return 1.0
+    alike = likeness(looks_nc, appearance.keyframes, decoded.logits_b1hw)
+    further_1k = decoded.token_bc.new_tensor([[decoded.score, alike]])
+    doubt_11 = head(torch.cat([decoded.token_bc.float(), further_1k.float()], 1))
+    return float(torch.sigmoid(-doubt_11.float()).item())
