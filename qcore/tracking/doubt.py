@@ -13,9 +13,17 @@ from qcore.models.doubt_head import doubt_head_of
 from qcore.tracking.appearance import Appearance, likeness
 from qcore.tracking.decoding import Decoded
 
+RIVALS_MARGIN = 0.5
+"""Doubt that is overlooked where objects compete: what belongs to another one a mask has lost already, and
+what is left of it is more often right."""
+
 
 def trust(
-    model: SAM2Base, decoded: Decoded, looks_nc: torch.Tensor | None, appearance: Appearance | None
+    model: SAM2Base,
+    decoded: Decoded,
+    looks_nc: torch.Tensor | None,
+    appearance: Appearance | None,
+    has_rivals: bool = False,
 ) -> float:
     """How probably a mask is of the object that was asked for, 0..1; below 0.5 it should not be shown.
 
@@ -24,6 +32,7 @@ def trust(
         decoded: the mask.
         looks_nc: `appearance.features_of` the frame.
         appearance: what is known of the object; where nothing is, the mask is trusted.
+        has_rivals: whether it competed with other objects for its pixels.
     """
     head = doubt_head_of(model)
     if head is None or decoded.token_bc is None or looks_nc is None or appearance is None:
@@ -31,4 +40,4 @@ def trust(
     alike = likeness(looks_nc, appearance.keyframes, decoded.logits_b1hw)
     further_1k = decoded.token_bc.new_tensor([[decoded.score, alike]])
     doubt_11 = head(torch.cat([decoded.token_bc.float(), further_1k.float()], 1))
-    return float(torch.sigmoid(-doubt_11.float()).item())
+    return float(torch.sigmoid((RIVALS_MARGIN if has_rivals else 0.0) - doubt_11.float()).item())

@@ -130,11 +130,17 @@ class ObjectTracker:
         entry = MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present, evidence)
         return Tracked(entry, decoded.logits_b1hw)
 
-    def show(self, step: Step, decoded: Decoded) -> MaskResult:
-        """What is shown of a mask; the frames to come need not wait for it."""
+    def show(self, step: Step, decoded: Decoded, has_rivals: bool = False) -> MaskResult:
+        """What is shown of a mask; the frames to come need not wait for it.
+
+        Args:
+            step: the object on the frame.
+            decoded: its mask.
+            has_rivals: whether it competed with other objects for its pixels.
+        """
         if self.encoder.aids.doubt and decoded.is_present:
             with self.computing():
-                trusted = trust(self.model, decoded, step.looks_nc, step.appearance)
+                trusted = trust(self.model, decoded, step.looks_nc, step.appearance, has_rivals)
             if trusted < 0.5:
                 nothing = masks.empty(self.size_hw)
                 return MaskResult(step.frame_index, step.object_id, nothing, decoded.score, trusted)

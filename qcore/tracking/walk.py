@@ -157,7 +157,7 @@ class Walk:
 
     def _finish(self, step: Step, decoded: Decoded) -> tuple[MaskResult, Tracked]:
         with self._tracker.tracking():
-            return self._tracker.show(step, decoded), self._tracker.finish(step, decoded)
+            return self._tracker.show(step, decoded, has_rivals=True), self._tracker.finish(step, decoded)
 
     def _compute(self, task: tuple[Step, Future[Decoded]]) -> Tracked:
         """Track an object; its mask is handed out as soon as it is there."""

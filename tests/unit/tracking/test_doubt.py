@@ -16,6 +16,7 @@ from qcore.models.doubt_head import HEADS_AND_TOKEN, add_doubt_head, doubt_head_
 from qcore.runtime import lower
 from qcore.runtime.recorded_calls import Recorded, call_plainly
 from qcore.tracking.aids import Aids
+from qcore.tracking.doubt import RIVALS_MARGIN
 from qcore.tracking.session import VideoSession
 from qcore.tracking.types import MaskResult
 
@@ -110,7 +111,8 @@ def test_what_is_in_doubt_is_remembered_and_not_shown(
         head.weight[0, 0], head.weight[0, -2] = float(1 / token.std()), float(1 / scores.std())
         head.bias.fill_(float(-token.mean() / token.std() - scores.mean() / scores.std()) - cut)
     careful, shown = tracked(doubting_model, clip, aids)
-    doubts = {(r.object_id, r.frame_index): s - cut for r, s in zip(followed, standing, strict=True)}
+    margin = RIVALS_MARGIN if aids.rivalry else 0.0
+    doubts = {(r.object_id, r.frame_index): s - cut - margin for r, s in zip(followed, standing, strict=True)}
     assert 0 < sum(doubt > 0 for doubt in doubts.values()) < len(doubts)
     for before, after in zip(plain, shown, strict=True):
         is_hidden = doubts.get((after.object_id, after.frame_index), -1.0) > 0
