@@ -28,8 +28,8 @@ class Aids:
     edges: bool = False
     """Let outlines of masks that are shown follow the edges of the picture (`edges.py`)."""
     doubt: bool = False
-    """Show no mask that is probably of something else, though it is remembered (`doubt.py`). For models with
-    a doubt head; takes `appearance`."""
+    """Show no mask that is probably of something else, though it is remembered (`doubt.py`). A doubt head is
+    asked only with `appearance`."""
 
     @property
     def see_pictures(self) -> bool:

@@ -13,6 +13,11 @@ from qcore.models.doubt_head import doubt_head_of
 from qcore.tracking.appearance import Appearance, likeness
 from qcore.tracking.decoding import Decoded
 
+LEAST_PRESENCE = 0.5
+"""Presence logit from which a mask is shown. From 0 on the model takes the object for present, and remembers
+it so: to forget it on one frame too many can lose it for the rest of a clip, to show nothing there costs that
+frame."""
+
 RIVALS_MARGIN = 0.5
 """Doubt that is overlooked where objects compete: what belongs to another one a mask has lost already, and
 what is left of it is more often right."""
@@ -27,17 +32,24 @@ def trust(
 ) -> float:
     """How probably a mask is of the object that was asked for, 0..1; below 0.5 it should not be shown.
 
+    The lower of what the presence head and the doubt head say.
+
     Args:
-        model: with or without a doubt head; without one everything is trusted.
+        model: with or without a doubt head.
         decoded: the mask.
         looks_nc: `appearance.features_of` the frame.
-        appearance: what is known of the object; where nothing is, the mask is trusted.
+        appearance: what is known of the object; where nothing is, the doubt head is not asked.
         has_rivals: whether it competed with other objects for its pixels.
     """
+    trusted = _probability(decoded.presence_logit_b1 - LEAST_PRESENCE)
     head = doubt_head_of(model)
     if head is None or decoded.token_bc is None or looks_nc is None or appearance is None:
-        return 1.0
+        return trusted
     alike = likeness(looks_nc, appearance.keyframes, decoded.logits_b1hw)
     further_1k = decoded.token_bc.new_tensor([[decoded.score, alike]])
     doubt_11 = head(torch.cat([decoded.token_bc.float(), further_1k.float()], 1))
-    return float(torch.sigmoid((RIVALS_MARGIN if has_rivals else 0.0) - doubt_11.float()).item())
+    return min(trusted, _probability((RIVALS_MARGIN if has_rivals else 0.0) - doubt_11))
+
+
+def _probability(logit: torch.Tensor) -> float:
+    return float(torch.sigmoid(logit.float()).item())

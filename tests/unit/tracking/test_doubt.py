@@ -15,6 +15,7 @@ from tracking_kit import FRAME_COUNT, Clip, square_prompt
 from qcore.models.doubt_head import HEADS_AND_TOKEN, add_doubt_head, doubt_head_of
 from qcore.runtime import lower
 from qcore.runtime.recorded_calls import Recorded, call_plainly
+from qcore.tracking import doubt
 from qcore.tracking.aids import Aids
 from qcore.tracking.doubt import RIVALS_MARGIN
 from qcore.tracking.session import VideoSession
@@ -113,7 +114,7 @@ def test_what_is_in_doubt_is_remembered_and_not_shown(
     careful, shown = tracked(doubting_model, clip, aids)
     margin = RIVALS_MARGIN if aids.rivalry else 0.0
     doubts = {(r.object_id, r.frame_index): s - cut - margin for r, s in zip(followed, standing, strict=True)}
-    assert 0 < sum(doubt > 0 for doubt in doubts.values()) < len(doubts)
+    assert 0 < sum(value > 0 for value in doubts.values()) < len(doubts)
     for before, after in zip(plain, shown, strict=True):
         is_hidden = doubts.get((after.object_id, after.frame_index), -1.0) > 0
         assert after.rle.is_empty if is_hidden else after.rle == before.rle
@@ -127,6 +128,23 @@ def test_what_is_in_doubt_is_remembered_and_not_shown(
         other = careful._objects[1].recent[t].map_bchw
         assert (entry.map_bchw is None) == (other is None)
         assert entry.map_bchw is None or other is None or torch.equal(entry.map_bchw, other)
+
+
+def test_presence_that_is_hardly_there_is_doubted_without_a_head_too(
+    micro_model: SAM2Base, clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = tracked(micro_model, clip, Aids())[1]
+    logits = {r.frame_index: float(np.log(r.presence / (1 - r.presence))) for r in plain if r.frame_index}
+    least = sorted(logits.values())[len(logits) // 2]  # the lower half is in doubt
+    assert min(logits.values()) > 0
+    monkeypatch.setattr(doubt, "LEAST_PRESENCE", least)
+    for before, after in zip(plain, tracked(micro_model, clip, Aids(doubt=True))[1], strict=True):
+        distance = logits.get(after.frame_index, np.inf) - least
+        if distance < -1e-4:
+            assert after.rle.is_empty and after.rle.size == before.rle.size
+            assert after.presence == pytest.approx(1 / (1 + np.exp(-distance)), abs=1e-4)
+        elif distance > 1e-4:
+            assert after == before
 
 
 def test_it_takes_a_head_and_looks(micro_model: SAM2Base, doubting_model: SAM2Base, clip: Clip) -> None:
