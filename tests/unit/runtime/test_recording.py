@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qcore.models import EmbeddedArch, build_embedded, load_model
+from qcore.models.doubt_head import HEADS_AND_TOKEN
 from qcore.runtime import lower
 from qcore.runtime.errors import UnsupportedModuleError
 from qcore.runtime.recorded_calls import MOST_POSITIONS, Recorded, call_plainly, record_calls, trials
@@ -234,13 +235,17 @@ def steps(model: Any, seed: int) -> list[Tensor]:
         curr=[tokens], curr_pos=[position], memory=memory, memory_pos=0.1 * memory, num_obj_ptr_tokens=2,
         self_attended=alone,
     )  # fmt: skip
-    heads = model._forward_sam_heads(
-        backbone_features=seen.permute(1, 2, 0).reshape(top.shape), high_res_features=levels[:2]
-    )
+    inputs = {
+        "backbone_features": seen.permute(1, 2, 0).reshape(top.shape),
+        "high_res_features": levels[:2],
+    }
+    heads = model._forward_sam_heads(**inputs)
+    with_token = getattr(model, HEADS_AND_TOKEN)(**inputs)
     encoded, positions = model._encode_new_memory(
         [tokens], [(grid, grid)], heads[4], heads[6], is_mask_from_pts=False
     )
-    return [*levels, alone, seen, *(x for x in heads if isinstance(x, Tensor)), encoded, *positions]
+    given = (x for x in (*heads, *with_token) if isinstance(x, Tensor))
+    return [*levels, alone, seen, *given, encoded, *positions]
 
 
 @pytest.mark.parametrize("name", ["embedded", "embedded-fp16"])
@@ -254,7 +259,7 @@ def test_the_embedded_models_steps_are_recorded_exactly(name: str) -> None:
         assert all(same(a, b) for a, b in zip(steps(recorded, seed), steps(plain, seed), strict=True))
     owners = (recorded, recorded.memory_attention)
     functions = [f for owner in owners for f in vars(owner).values() if isinstance(f, Recorded)]
-    assert len(functions) == 5
+    assert len(functions) == 6
     assert all(kind.is_trusted for function in functions for kind in function._kinds.values())
 
 
