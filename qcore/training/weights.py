@@ -31,7 +31,7 @@ _BATCH_NORM_EPSILON = 1e-3
 
 
 def start_model(start: Path | None, trunk: Path | None, arch: EmbeddedArch, image_size: int) -> SAM2Base:
-    """The model that a training begins with, on the CPU, in train mode, all parameters with gradients.
+    """The model that a training begins with, on the CPU, in train mode, all but the doubt head with gradients.
 
     Args:
         start: a weights file of the compact model; its architecture counts, not ``arch``.
@@ -47,7 +47,11 @@ def start_model(start: Path | None, trunk: Path | None, arch: EmbeddedArch, imag
         if trunk is not None:
             load_trunk(model.image_encoder.trunk, trunk)
         set_image_size(model, image_size)
-    return model.train().requires_grad_(True)
+    model = model.train().requires_grad_(True)
+    head = doubt_head_of(model)
+    if head is not None:
+        head.requires_grad_(False)  # nothing here uses it: it is fitted last, alone
+    return model
 
 
 def prepare_new(model: SAM2Base) -> None:
@@ -171,16 +175,16 @@ def shift_logit_in_file(start: Path, layers: str, by: float, out: Path, original
 
     Raises:
         ModelError: the file is no sound model.
-        TrainingError: the model has no such head, or is a bundle without an original.
+        TrainingError: the model has no such head, or is a bundle without an original, or the other way round.
     """
     model = load_model(start)
+    if hasattr(model, "bundle_header") != (original is not None):
+        raise TrainingError("A bundle, and only a bundle, needs --original, the weights it stands for then.")
     state = model.state_dict()
     shift_logit(state, layers, by)
     if original is not None:
         model.load_state_dict(state)
         _save_bundle_again(model, original, out)
-    elif hasattr(model, "bundle_header"):
-        raise TrainingError("A bundle needs --original, the weights it stands for from now on.")
     else:
         save_weights(state, arch_of(start), out, {"shifted_by": by})
 

@@ -21,7 +21,7 @@ from qcore.training.__main__ import main
 from qcore.training.doubt_fit import ABSENT, PASTED, DoubtSamples, collect_doubts, fit_doubt
 from qcore.training.errors import TrainingError
 from qcore.training.presence_head import whole_clips
-from qcore.training.weights import load_with_doubt, save_weights, save_with_doubt
+from qcore.training.weights import load_with_doubt, save_weights, save_with_doubt, start_model
 
 WIDTH = 6
 NOTHING = DoubtSamples(torch.empty(0, WIDTH), torch.empty(0, dtype=torch.bool))
@@ -157,6 +157,9 @@ def test_a_head_is_written_into_a_file_that_has_none(
     loaded = doubt_head_of(load_model(out))
     assert doubt_head_of(load_model(start)) is None and loaded is not None
     torch.testing.assert_close(loaded.weight, head.weight, atol=1e-3, rtol=1e-2)
+    trained = start_model(out, None, tiny_arch, tiny_arch.input_size)
+    still = {name for name, parameter in trained.named_parameters() if not parameter.requires_grad}
+    assert still == {f"sam_mask_decoder.pred_obj_score_head.doubt.{part}" for part in ("weight", "bias")}
     torch.manual_seed(0)
     official = build_official(model_spec("sam2.1_hiera_tiny"), image_size=128)
     monkeypatch.setattr(weights, "load_model", lambda _path: official)

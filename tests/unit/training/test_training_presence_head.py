@@ -111,6 +111,7 @@ def test_the_threshold_of_weights_and_of_their_bundle_moves_and_nothing_else(
     moved, moved_bundle = tmp_path / "w.safetensors", tmp_path / "b.safetensors"
     command = [f"shift-{head}", str(weights), "--by", "0.5", "--out", str(moved)]
     assert main(command) == 0
+    assert main([*command, "--original", str(weights)]) == 1
     command = [f"shift-{head}", str(bundle), "--by", "0.5", "--out", str(moved_bundle)]
     assert main(command) == 1
     assert main([*command, "--original", str(moved)]) == 0
