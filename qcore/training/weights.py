@@ -31,7 +31,7 @@ _BATCH_NORM_EPSILON = 1e-3
 
 
 def start_model(start: Path | None, trunk: Path | None, arch: EmbeddedArch, image_size: int) -> SAM2Base:
-    """The model that a training begins with, on the CPU, in train mode, all but the doubt head with gradients.
+    """The model that a training begins with, on the CPU, in train mode; gradients for all but a doubt head.
 
     Args:
         start: a weights file of the compact model; its architecture counts, not ``arch``.
