@@ -17,11 +17,10 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
-from qcore.evaluation.trackers import SessionTracker
 from qcore.models.doubt_head import doubt_head_of
 from qcore.training.errors import TrainingError
-from qcore.training.presence import ExitClip, tracked_frames
-from qcore.training.presence_head import is_telling
+from qcore.training.presence import ExitClip
+from qcore.training.presence_head import judged_inputs
 
 STEPS = 600
 LEARNING_RATE = 1e-2
@@ -55,19 +54,11 @@ def collect_doubts(model: SAM2Base, clips: Iterable[ExitClip]) -> DoubtSamples:
     head = doubt_head_of(model)
     if head is None:
         raise TrainingError("The model has no doubt head.")
-    given: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0].detach()))
     inputs: list[Tensor] = []
     in_view: list[bool] = []
-    try:
-        for clip, seen in tracked_frames(SessionTracker(model), clips):
-            shown, given[:] = given[-1:], []  # nothing where presence says "absent"
-            share = float(clip.in_view_t[seen.frame_index])
-            if shown and is_telling(share, seen):
-                inputs.append(shown[0].reshape(-1).float().cpu())
-                in_view.append(share > 0)
-    finally:
-        hook.remove()
+    for given, is_in_view in judged_inputs(model, head, clips):  # none where presence says "absent"
+        inputs.append(given)
+        in_view.append(is_in_view)
     width = head.in_features
     return DoubtSamples(
         torch.stack(inputs) if inputs else torch.empty(0, width), torch.tensor(in_view).bool()

@@ -89,6 +89,33 @@ def is_telling(share: float, seen: SeenFrame) -> bool:
     return share == 0 or seen.iou > KNOWN_IOU or seen.says_absent
 
 
+def judged_inputs(
+    model: SAM2Base, head: nn.Module, clips: Iterable[ExitClip]
+) -> Iterator[tuple[Tensor, bool]]:
+    """What a head is given on the telling frames of tracked clips, and whether the object is in view there.
+
+    Frames on which the head is not called are left out.
+
+    Args:
+        model: does the tracking.
+        head: a part of it.
+        clips: to track.
+
+    Yields:
+        float32 (C,) on the CPU, and the truth.
+    """
+    given: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0].detach()))
+    try:
+        for clip, seen in tracked_frames(SessionTracker(model), clips):
+            last, given[:] = given[-1:], []
+            share = float(clip.in_view_t[seen.frame_index])
+            if last and is_telling(share, seen):
+                yield last[0].reshape(-1).float().cpu(), share > 0
+    finally:
+        hook.remove()
+
+
 def collect(model: SAM2Base, clips: Iterable[ExitClip]) -> PresenceSamples:
     """Track all clips and keep what the presence head was given.
 
@@ -99,22 +126,12 @@ def collect(model: SAM2Base, clips: Iterable[ExitClip]) -> PresenceSamples:
     Raises:
         TrainingError: no object leaves.
     """
-    given: list[Tensor] = []
     call_plainly(model)  # recordings know no hooks
-    head = model.sam_mask_decoder.pred_obj_score_head
-    hook = head.register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0].detach()))
     tokens: list[Tensor] = []
     in_view: list[bool] = []
-    try:
-        for clip, seen in tracked_frames(SessionTracker(model), clips):
-            token = given[-1].reshape(-1).float().cpu()
-            given.clear()
-            share = float(clip.in_view_t[seen.frame_index])
-            if is_telling(share, seen):
-                tokens.append(token)
-                in_view.append(share > 0)
-    finally:
-        hook.remove()
+    for token, is_in_view in judged_inputs(model, model.sam_mask_decoder.pred_obj_score_head, clips):
+        tokens.append(token)
+        in_view.append(is_in_view)
     if not any(in_view) or all(in_view):
         raise TrainingError("The clips show no object that leaves the picture.")
     return PresenceSamples(torch.stack(tokens), torch.tensor(in_view))
