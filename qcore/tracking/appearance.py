@@ -21,6 +21,7 @@ import torch.nn.functional as F
 
 from qcore.tracking.feature_cache import EncodedFrame
 from qcore.tracking.memory_attention import as_tokens
+from qcore.tracking.workers import Later
 
 RIDGE = 2.0
 """Penalty on a weight, in variances of its feature."""
@@ -186,20 +187,23 @@ class Appearance:
     """What is known of an object's looks when a frame is tracked."""
 
     keyframes: Evidence
-    tracked: Evidence
+    tracked: Later[Evidence]
     """Of the last frames; that of the keyframe right after it."""
 
-    def advise(self, features_nc: torch.Tensor, logits_b1ss: torch.Tensor) -> tuple[torch.Tensor, Evidence]:
-        """The mask logits to remember of a frame with the object, and `tracked` for the frame after it.
+    def advise(self, features_nc: torch.Tensor, logits_b1ss: torch.Tensor) -> torch.Tensor:
+        """The mask logits to remember of a frame with the object.
 
         Args:
             features_nc: `features_of` the frame.
             logits_b1ss: the mask decoder's, at the model's input size (1, 1, S, S).
         """
-        score_b1hw = score(features_nc, self.tracked.mixed(self.keyframes, KEYFRAME_SHARE))
+        score_b1hw = score(features_nc, self.tracked.get().mixed(self.keyframes, KEYFRAME_SHARE))
         opinion_b1ss = F.interpolate(
             score_b1hw, size=logits_b1ss.shape[-2:], mode="bilinear", align_corners=False
         )
-        advised_b1ss = logits_b1ss + GAIN * opinion_b1ss
-        seen = observe(features_nc, advised_b1ss)
-        return advised_b1ss, self.tracked if seen is None else self.tracked.mixed(seen, LEARNING_RATE)
+        return logits_b1ss + GAIN * opinion_b1ss
+
+    def learn(self, features_nc: torch.Tensor, advised_b1ss: torch.Tensor) -> Evidence:
+        """`tracked` for the frame after it: nobody needs it before that frame's mask is there."""
+        before, seen = self.tracked.get(), observe(features_nc, advised_b1ss)
+        return before if seen is None else before.mixed(seen, LEARNING_RATE)

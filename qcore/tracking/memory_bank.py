@@ -19,6 +19,7 @@ from qcore.masks import Rle
 from qcore.tracking.appearance import Evidence
 from qcore.tracking.memory_plan import MemoryGeometry
 from qcore.tracking.types import MaskResult, Prompt
+from qcore.tracking.workers import Later
 
 MAX_RECENT_LOGITS = 16
 """Tracked frames whose mask logits are kept, so that a click refines the mask instead of starting anew."""
@@ -45,7 +46,7 @@ class MemoryEntry:
     """Object pointer (1, C)."""
     is_present: bool
     """Whether the object was in view."""
-    evidence: Evidence | None = None
+    evidence: Later[Evidence] | None = None
     """What the frame, and those tracked before it, taught about the object's looks; None where nothing did,
     and where no session asks for it."""
     uid: int = field(default_factory=_ids.__next__)
@@ -56,7 +57,7 @@ class MemoryEntry:
         if self.map_bchw is not None:
             yield self.map_bchw
         if self.evidence is not None:
-            yield self.evidence.moments_ck
+            yield self.evidence.get().moments_ck
 
 
 @dataclass(slots=True)

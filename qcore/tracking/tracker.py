@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 from sam2.modeling.sam2_base import SAM2Base
@@ -34,6 +36,9 @@ from qcore.tracking.memory_bank import Keyframe, MemoryEntry, ObjectMemory
 from qcore.tracking.memory_plan import ConditioningRule, MemoryGeometry, MemoryPlan, plan_memory
 from qcore.tracking.preprocess import mask_input
 from qcore.tracking.types import MaskResult, Recall
+from qcore.tracking.workers import Later, Workers
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +122,33 @@ class ObjectTracker:
             )
         return decode(self.model, features_bchw, step.frame, None)
 
-    def finish(self, step: Step, decoded: Decoded) -> Tracked:
-        """What is kept of a mask."""
+    def finish(self, step: Step, decoded: Decoded, workers: Workers | None) -> Tracked:
+        """What is kept of a mask; the workers learn from it what the next frame needs last."""
         remembered, evidence = decoded, None
         if step.appearance is not None:
             evidence = step.appearance.tracked
             if decoded.is_present:
                 assert step.looks_nc is not None
-                logits_b1ss, evidence = step.appearance.advise(step.looks_nc, decoded.high_res_b1ss)
+                logits_b1ss = step.appearance.advise(step.looks_nc, decoded.high_res_b1ss)
                 remembered = dataclasses.replace(decoded, high_res_b1ss=logits_b1ss)
+                evidence = self._later(partial(step.appearance.learn, step.looks_nc, logits_b1ss), workers)
         map_bchw = encode_memory(self.model, step.frame, remembered, is_prompted=False)
         entry = MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present, evidence)
         return Tracked(entry, decoded.logits_b1hw)
+
+    def _later(self, call: Callable[[], _Value], workers: Workers | None) -> Later[_Value]:
+        """A value that the workers compute when they have time; now without workers."""
+
+        def tracking() -> _Value:
+            with self.tracking():
+                return call()
+
+        value = Later(tracking)
+        if workers is None:
+            value.get()
+        else:
+            workers.submit(value.get)
+        return value
 
     def show(self, step: Step, decoded: Decoded, has_rivals: bool = False) -> MaskResult:
         """What is shown of a mask; the frames to come need not wait for it.
@@ -209,7 +229,7 @@ class ObjectTracker:
         """What the planned memories teach: the keyframes, and the nearest, which knows of those before it."""
         entries = {t: self._entry(t, memory) for _, t in plan.maps} if self.encoder.aids.appearance else {}
         known = {t: entry.evidence for t, entry in entries.items() if entry.evidence is not None}
-        keyframes = tuple(evidence for t, evidence in known.items() if t in memory.keyframes)
+        keyframes = tuple(evidence.get() for t, evidence in known.items() if t in memory.keyframes)
         if not keyframes:
             return None
         nearest = min(known, key=lambda t: abs(t - frame_index))
@@ -251,4 +271,5 @@ class ObjectTracker:
         map_bchw = encode_memory(self.model, frame, decoded, is_prompted)
         looks_nc = self.encoder.looks(frame_index, frame)
         evidence = None if looks_nc is None else observe(looks_nc, decoded.logits_b1hw)
-        return MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present, evidence)
+        known = None if evidence is None else Later.known(evidence)
+        return MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present, known)

@@ -129,7 +129,8 @@ class Walk:
     ) -> tuple[list[MaskResult], list[Tracked]]:
         """Objects that do not mind each other; the masks to show are made while the workers go on."""
         found: list[Future[Decoded]] = [Future() for _ in steps]
-        outcomes = _begin_each(self._compute, list(zip(steps, found, strict=True)), workers, ahead, missing)
+        tasks = list(zip(steps, found, strict=True))
+        outcomes = _begin_each(partial(self._compute, workers), tasks, workers, ahead, missing)
         shown = [self._tracker.show(step, one.result()) for step, one in zip(steps, found, strict=True)]
         return shown, [outcome.result() for outcome in outcomes]
 
@@ -138,7 +139,7 @@ class Walk:
     ) -> tuple[list[MaskResult], list[Tracked]]:
         """Settle which pixels of a frame belong to which object, then keep the masks."""
         settled = settle([step.object_id for step in steps], decoded, self._nesting)
-        calls = [partial(self._finish, step, one) for step, one in zip(steps, settled, strict=True)]
+        calls = [partial(self._finish, step, one, workers) for step, one in zip(steps, settled, strict=True)]
         both = [call() for call in calls] if workers is None else workers.share(calls)
         return [shown for shown, _ in both], [outcome for _, outcome in both]
 
@@ -155,11 +156,12 @@ class Walk:
         with self._tracker.tracking():
             return self._tracker.decode(step)
 
-    def _finish(self, step: Step, decoded: Decoded) -> tuple[MaskResult, Tracked]:
+    def _finish(self, step: Step, decoded: Decoded, workers: Workers | None) -> tuple[MaskResult, Tracked]:
         with self._tracker.tracking():
-            return self._tracker.show(step, decoded, has_rivals=True), self._tracker.finish(step, decoded)
+            shown = self._tracker.show(step, decoded, has_rivals=True)
+            return shown, self._tracker.finish(step, decoded, workers)
 
-    def _compute(self, task: tuple[Step, Future[Decoded]]) -> Tracked:
+    def _compute(self, workers: Workers | None, task: tuple[Step, Future[Decoded]]) -> Tracked:
         """Track an object; its mask is handed out as soon as it is there."""
         step, found = task
         with self._tracker.tracking():
@@ -169,7 +171,7 @@ class Walk:
                 found.set_exception(error)  # else who waits for it would wait forever
                 raise
             found.set_result(decoded)
-            return self._tracker.finish(step, decoded)
+            return self._tracker.finish(step, decoded, workers)
 
     def _begin(self, object_id: int, start: int, reverse: bool) -> None:
         """Prepare an object's memories for a pass from ``start``."""

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 
@@ -45,6 +45,33 @@ def team_for(positions: int, device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+class Later(Generic[Result]):
+    """A value that a worker computes when there is time, or whoever is the first to need it.
+
+    Nobody waits for a worker that has not begun; an error goes to everybody who asks.
+    """
+
+    def __init__(self, call: Callable[[], Result]) -> None:
+        self._call: Callable[[], Result] | None = call
+        self._values: list[Result] = []
+        self._lock = threading.Lock()
+
+    @classmethod
+    def known(cls, value: Result) -> Later[Result]:
+        """One that is there already."""
+        later = cls(lambda: value)
+        later.get()
+        return later
+
+    def get(self) -> Result:
+        """The value, computed now unless it is there or somebody is at it."""
+        with self._lock:
+            if self._call is not None:
+                self._values.append(self._call())
+                self._call = None  # what it holds is needed no longer
+            return self._values[0]
 
 
 class Workers:

@@ -26,6 +26,7 @@ from qcore.tracking.appearance import (
 )
 from qcore.tracking.feature_cache import EncodedFrame
 from qcore.tracking.session import VideoSession
+from qcore.tracking.workers import Later
 
 SIDE, CHANNELS = 8, 5
 
@@ -182,7 +183,9 @@ def test_advice_moves_the_logits_and_learns_from_the_result() -> None:
     levels = (now.T.reshape(1, CHANNELS, SIDE, SIDE),)
     keyframes, before = evidence_of(features, logits), evidence_of(*picture(2))
     unsure = 0.1 * unsure
-    advised, after = Appearance(keyframes, before).advise(features_of(EncodedFrame(levels)), unsure)
+    looks = Appearance(keyframes, Later.known(before))
+    advised = looks.advise(features_of(EncodedFrame(levels)), unsure)
+    after = looks.learn(features_of(EncodedFrame(levels)), advised)
     opinion = score(now, before.mixed(keyframes, appearance.KEYFRAME_SHARE))
     wanted = torch.nn.functional.interpolate(opinion, scale_factor=4.0, mode="bilinear", align_corners=False)
     assert torch.allclose(advised, unsure + appearance.GAIN * wanted)
@@ -194,10 +197,8 @@ def test_what_was_tracked_is_kept_where_the_object_is_not_seen() -> None:
     features, logits = picture(0)
     known = evidence_of(features, logits)
     levels = (features.T.reshape(1, CHANNELS, SIDE, SIDE),)
-    _, after = Appearance(known, known).advise(
-        features_of(EncodedFrame(levels)), torch.full_like(logits, -30.0)
-    )
-    assert after is known
+    looks = Appearance(known, Later.known(known))
+    assert looks.learn(features_of(EncodedFrame(levels)), torch.full_like(logits, -30.0)) is known
 
 
 def results_of(session: VideoSession) -> list[object]:
