@@ -8,14 +8,15 @@ changes what is not its own, is refused.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakIdKeyDictionary
 
 from qcore.runtime.errors import UnsupportedModuleError
@@ -45,6 +46,52 @@ def record(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) 
         raise UnsupportedModuleError(f"PyTorch's interpreter refuses it: {error}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    """What a recording needs of an operation's schema, which is slow to read."""
+
+    name: str
+    overloaded_name: str
+    arguments: tuple[tuple[str, Any, Any, bool], ...]
+    """Name, default, type, and whether the operation changes it."""
+    returns_nothing: bool
+    returns_list: bool
+    gives_views: bool
+
+    def given(self, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
+        """The values of all arguments, in the schema's order."""
+        return [
+            args[index] if index < len(args) else kwargs.get(name, default)
+            for index, (name, default, _, _) in enumerate(self.arguments)
+        ]
+
+
+@functools.cache
+def _signature_of(func: Any) -> _Signature:
+    schema = func._schema
+    writes = [a.alias_info is not None and a.alias_info.is_write for a in schema.arguments]
+    arguments = tuple(
+        (a.name, a.default_value, a.type, is_write)
+        for a, is_write in zip(schema.arguments, writes, strict=True)
+    )
+    return _Signature(
+        schema.name,
+        str(schema).partition("(")[0],
+        arguments,
+        not schema.returns,
+        len(schema.returns) == 1 and isinstance(schema.returns[0].type, torch.ListType),
+        any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns),
+    )
+
+
+def _tensors_in(values: Sequence[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors_in(value)
+
+
 class _Recorder(TorchDispatchMode):
     """Writes the operations of a block down in the text form of PyTorch's graphs."""
 
@@ -69,28 +116,21 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        schema = func._schema
-        given = [
-            args[index] if index < len(args) else (kwargs or {}).get(argument.name, argument.default_value)
-            for index, argument in enumerate(schema.arguments)
-        ]
-        tensors = [x for x in tree_flatten(given)[0] if isinstance(x, Tensor)]
-        changed = [
-            x
-            for argument, x in zip(schema.arguments, given, strict=True)
-            if argument.alias_info is not None and argument.alias_info.is_write
-        ]
-        if any(x not in self._made for x in tree_flatten(changed)[0]):
-            raise UnsupportedModuleError(f"{schema.name} changes what the function did not make.")
+        signature = _signature_of(func)
+        given = signature.given(args, kwargs or {})
+        tensors = list(_tensors_in(given))
+        changed = [x for x, (*_, is_write) in zip(given, signature.arguments, strict=True) if is_write]
+        if any(x not in self._made for x in _tensors_in(changed)):
+            raise UnsupportedModuleError(f"{signature.name} changes what the function did not make.")
         result = func(*args, **(kwargs or {}))
         if tensors and not any(x in self._names for x in tensors):
             return result  # of what was there before: the same every time
         if func is torch.ops.aten._local_scalar_dense.default or _has_shape_of_values(func, given):
-            raise UnsupportedModuleError(f"{schema.name} depends on values.")
+            raise UnsupportedModuleError(f"{signature.name} depends on values.")
         if func is torch.ops.aten.set_.source_Storage_storage_offset:
-            schema = torch.ops.aten.set_.source_Tensor_storage_offset._schema
+            signature = _signature_of(torch.ops.aten.set_.source_Tensor_storage_offset)
             given[1] = self._tensor_of(given[1])
-        self._write(schema, given, result)
+        self._write(signature, given, result)
         return result
 
     def _tensor_of(self, storage: Any) -> Tensor:
@@ -102,25 +142,24 @@ class _Recorder(TorchDispatchMode):
                 return tensor
         raise UnsupportedModuleError("A tensor takes a storage of unknown origin.")
 
-    def _write(self, schema: Any, given: Sequence[Any], result: Any) -> None:
+    def _write(self, signature: _Signature, given: Sequence[Any], result: Any) -> None:
         values = [
-            self._value(value, argument.type) for value, argument in zip(given, schema.arguments, strict=True)
+            self._value(value, kind)
+            for value, (_, _, kind, _) in zip(given, signature.arguments, strict=True)
         ]
-        call = f"{schema.name}({', '.join(values)})"
-        self._operators.append(str(schema).partition("(")[0])
+        call = f"{signature.name}({', '.join(values)})"
+        self._operators.append(signature.overloaded_name)
         outputs = list(result) if isinstance(result, (tuple, list)) else [result]
         names = [self._name() for _ in outputs]
         typed = ", ".join(f"{name} : Tensor" for name in names)
-        if len(schema.returns) == 1 and isinstance(schema.returns[0].type, torch.ListType):
+        if signature.returns_list:
             several = self._name()
             self._lines += [f"{several} : Tensor[] = {call}", f"{typed} = prim::ListUnpack({several})"]
         else:
-            self._lines.append(f"{typed} = {call}" if schema.returns else call)
-        gives_views = any(
-            returned.alias_info is not None and not returned.alias_info.is_write
-            for returned in schema.returns
+            self._lines.append(call if signature.returns_nothing else f"{typed} = {call}")
+        is_foreign = signature.gives_views and any(
+            isinstance(x, Tensor) and x not in self._made for x in given
         )
-        is_foreign = gives_views and any(isinstance(x, Tensor) and x not in self._made for x in given)
         for name, output in zip(names, outputs, strict=True):
             if isinstance(output, Tensor):
                 self._names[output] = name

@@ -75,15 +75,14 @@ def features_of(frame: EncodedFrame) -> torch.Tensor:
     the frame's picture is known.
     """
     # laid out alike, wherever the frame comes from: resizing rounds differently otherwise
-    maps = [level.float().contiguous() for level in frame.levels[-2:]]
+    maps = [level.float().contiguous(memory_format=torch.channels_last) for level in frame.levels[-2:]]
     height, width = maps[0].shape[-2:]
     if len(maps) > 1:
         maps[1] = F.interpolate(maps[1], size=(height, width), mode="bilinear", align_corners=False)
-    features_nc = as_tokens(torch.cat(maps, 1))[:, 0]
-    if frame.picture_hw3 is None:
-        return features_nc
-    colours_nc = colours_of(frame.picture_hw3, (height, width))
-    return torch.cat([features_nc, colours_nc.to(features_nc.device)], 1)
+    parts_nc = [as_tokens(level)[:, 0] for level in maps]
+    if frame.picture_hw3 is not None:
+        parts_nc.append(colours_of(frame.picture_hw3, (height, width)).to(parts_nc[0].device))
+    return torch.cat(parts_nc, 1)
 
 
 def colours_of(picture_hw3: torch.Tensor, grid_hw: tuple[int, int]) -> torch.Tensor:

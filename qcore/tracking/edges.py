@@ -56,7 +56,7 @@ def guide_of(frame: EncodedFrame) -> Guide | None:
     height, width = picture_hw3.shape[:2]
     small_hw3 = cv2.resize(picture_hw3, (width // SHRINK, height // SHRINK), interpolation=cv2.INTER_AREA)
     picture_3hw, small_3hw = (
-        np.asarray(np.stack(cv2.split(each)), np.float32) for each in (picture_hw3, small_hw3)
+        np.ascontiguousarray(each.transpose(2, 0, 1)) for each in (picture_hw3, small_hw3)
     )
     mean_3hw = _window_means(small_3hw)
     rr, rg, rb, gg, gb, bb = (
@@ -93,8 +93,8 @@ def follow_edges(logits_hw: Floats, guide: Guide) -> Floats:
     target_hw = _resized(bent_hw, guide.small_3hw.shape)
     target_mean_hw = _window_mean(target_hw)
     covariance_3hw = _window_means(guide.small_3hw * target_hw) - guide.mean_3hw * target_mean_hw
-    slope_3hw = (guide.inverse_33hw * covariance_3hw).sum(1)
-    constant_hw = target_mean_hw - (slope_3hw * guide.mean_3hw).sum(0)
+    slope_3hw = np.einsum("ijhw,jhw->ihw", guide.inverse_33hw, covariance_3hw)
+    constant_hw = target_mean_hw - np.einsum("ihw,ihw->hw", slope_3hw, guide.mean_3hw)
     # a place lies in many windows: the mean of what they say
     followed_hw = _resized(_window_mean(constant_hw), guide.picture_3hw.shape)
     for slope_hw, colour_hw in zip(_window_means(slope_3hw), guide.picture_3hw, strict=True):

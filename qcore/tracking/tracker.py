@@ -102,11 +102,13 @@ class ObjectTracker:
 
     def prepare(self, frame_index: int, object_id: int, memory: ObjectMemory, reverse: bool) -> Step:
         """Gather what tracking an object on a frame takes; for one thread, in the order of frames."""
-        frame = self.encoder[frame_index]
         plan = self.plan(frame_index, memory, reverse)
-        tokens = self._tokens(frame, plan, memory)
+        # first what is to be remembered: meanwhile a worker may be encoding the frame
+        entries = self._entries(plan, memory)
+        frame = self.encoder[frame_index]
+        tokens = self._tokens(frame, plan, entries)
         attended_bnc = None if tokens is None else self.encoder.self_attended(frame_index, frame)
-        appearance = self._appearance(frame_index, plan, memory)
+        appearance = self._appearance(frame_index, plan, memory, entries)
         looks_nc = None if appearance is None else self.encoder.looks(frame_index, frame)
         guide = self.encoder.guide(frame_index, frame)
         return Step(frame_index, object_id, frame, tokens, attended_bnc, looks_nc, appearance, guide)
@@ -208,7 +210,8 @@ class ObjectTracker:
     def conditioned(self, frame_index: int, memory: ObjectMemory, reverse: bool) -> torch.Tensor | None:
         """Features (1, C, H, W) of a frame conditioned on an object's memories; None where it has none."""
         frame = self.encoder[frame_index]
-        tokens = self._tokens(frame, self.plan(frame_index, memory, reverse), memory)
+        plan = self.plan(frame_index, memory, reverse)
+        tokens = self._tokens(frame, plan, self._entries(plan, memory))
         if tokens is None:
             return None
         attended_bnc = self.encoder.self_attended(frame_index, frame)
@@ -219,16 +222,24 @@ class ObjectTracker:
         frame = self.encoder[frame_index]
         return self.conditioner.without_memory(frame, self.encoder.position_1chw)
 
-    def _tokens(self, frame: EncodedFrame, plan: MemoryPlan, memory: ObjectMemory) -> MemoryTokens | None:
+    def _entries(self, plan: MemoryPlan, memory: ObjectMemory) -> dict[int, MemoryEntry]:
+        """The planned memories by frame; none without maps."""
+        planned = (*plan.maps, *plan.pointers) if plan.maps else ()
+        return {t: self._entry(t, memory) for _, t in planned}
+
+    def _tokens(
+        self, frame: EncodedFrame, plan: MemoryPlan, entries: dict[int, MemoryEntry]
+    ) -> MemoryTokens | None:
         if not plan.maps:
             return None
-        entries = {t: self._entry(t, memory) for _, t in (*plan.maps, *plan.pointers)}
         return self.conditioner.gather(plan, entries.__getitem__, self.frame_count, frame.top_bchw.dtype)
 
-    def _appearance(self, frame_index: int, plan: MemoryPlan, memory: ObjectMemory) -> Appearance | None:
+    def _appearance(
+        self, frame_index: int, plan: MemoryPlan, memory: ObjectMemory, entries: dict[int, MemoryEntry]
+    ) -> Appearance | None:
         """What the planned memories teach: the keyframes, and the nearest, which knows of those before it."""
-        entries = {t: self._entry(t, memory) for _, t in plan.maps} if self.encoder.aids.appearance else {}
-        known = {t: entry.evidence for t, entry in entries.items() if entry.evidence is not None}
+        maps = [t for _, t in plan.maps] if self.encoder.aids.appearance else []
+        known = {t: evidence for t in maps if (evidence := entries[t].evidence) is not None}
         keyframes = tuple(evidence.get() for t, evidence in known.items() if t in memory.keyframes)
         if not keyframes:
             return None

@@ -18,6 +18,10 @@ from qcore.tracking.tracker import ObjectTracker, Step, Tracked
 from qcore.tracking.types import MaskResult, Recall
 from qcore.tracking.workers import Workers
 
+TEAM_FRAMES = 8
+"""Frames for which another number of threads is worth it: the first few take several times as long, because
+kernels lay their weights down again."""
+
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
@@ -57,15 +61,16 @@ class Walk:
     def _sweep(self, sweep: Sweep, workers: Workers | None, ahead: LookAhead | None) -> Iterator[MaskResult]:
         for object_id in sweep.frames_of:
             self._begin(object_id, sweep.start_of(object_id), sweep.reverse)
-        frames = list(sweep.frames())
+        frames, idle = list(sweep.frames()), False
         for position, (frame_index, present) in enumerate(frames):
             near = frames[position : position + 1 + LOOK_AHEAD_FRAMES]
             coming = [t for t, ids in near if self._needs_encoding(t, ids)]
             missing = [] if ahead is None else ahead.missing(coming)
             if ahead is not None and frame_index in coming:
                 ahead.demand(frame_index)
-            # with nothing else to do, one object is faster on all threads than on a worker's share
-            idle = len(present) == 1 and not missing
+            idle = len(present) == 1 and self._is_encoded(
+                frames[position : position + TEAM_FRAMES], idle, ahead
+            )
             with workers.team() if idle and workers is not None else contextlib.nullcontext():
                 share = None if idle else workers
                 tracked = self._track(frame_index, present, sweep.reverse, share, ahead, missing)
@@ -77,6 +82,17 @@ class Walk:
                     result = tracked.get(object_id) if keyframe is None else keyframe.result
                     if result is not None:
                         yield result
+
+    def _is_encoded(
+        self, near: Sequence[tuple[int, Collection[int]]], was_so: bool, ahead: LookAhead | None
+    ) -> bool:
+        """Whether the next frames need no encoding, and are worth another number of threads.
+
+        With nothing else to do, one object is faster on all threads than on a worker's share.
+        """
+        if ahead is None or not (was_so or len(near) == TEAM_FRAMES):
+            return False
+        return not ahead.missing([t for t, ids in near if self._needs_encoding(t, ids)])
 
     def _needs_encoding(self, frame_index: int, object_ids: Collection[int]) -> bool:
         memories = [self._objects[k] for k in object_ids if k in self._objects]

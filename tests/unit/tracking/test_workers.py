@@ -18,7 +18,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from tracking_kit import FRAME_COUNT, HEIGHT, WIDTH, Clip
 
 from qcore.runtime import Precision, lower
-from qcore.tracking import encoder
+from qcore.tracking import encoder, walk
 from qcore.tracking.aids import Aids
 from qcore.tracking.decoding import Decoded
 from qcore.tracking.encoder import LOOK_AHEAD_FRAMES, LookAhead
@@ -27,7 +27,7 @@ from qcore.tracking.mutual_kv import MutualKvSettings
 from qcore.tracking.session import VideoSession
 from qcore.tracking.tracker import Step
 from qcore.tracking.types import Direction, MaskResult
-from qcore.tracking.workers import Workers, team_for
+from qcore.tracking.workers import Later, Workers, team_for
 
 
 @pytest.fixture(autouse=True)
@@ -174,6 +174,7 @@ def test_an_object_that_cannot_be_computed_fails_the_pass(
 def test_one_object_on_encoded_frames_gets_all_threads(
     micro_model: SAM2Base, clip: Clip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(walk, "TEAM_FRAMES", 3)
     session = session_of(micro_model, Watched(clip), 1)
     decode, names = session._tracker.decode, []
 
@@ -183,10 +184,16 @@ def test_one_object_on_encoded_frames_gets_all_threads(
 
     monkeypatch.setattr(session._tracker, "decode", watched)
     first = tracked(session, 2, Direction.FORWARD)
-    assert names[0].startswith("tracking")
+    # the last frames are encoded before they are tracked: too few for other shares of threads
+    assert len(names) > 3
+    assert all(name.startswith("tracking") for name in names)
     names.clear()
     assert tracked(session, 2, Direction.FORWARD) == first
     assert set(names) == {"MainThread"}
+    names.clear()
+    monkeypatch.setattr(walk, "TEAM_FRAMES", FRAME_COUNT)
+    assert tracked(session, 2, Direction.FORWARD) == first
+    assert all(name.startswith("tracking") for name in names)
 
 
 class AttendedBy(list[str]):
@@ -346,3 +353,44 @@ def test_small_maps_get_one_thread_large_ones_the_team_and_afterwards_all_is_as_
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_value_for_later_is_computed_once_by_whoever_comes_first() -> None:
+    begun, may_go = threading.Event(), threading.Event()
+    names = []
+
+    def compute() -> int:
+        names.append(threading.current_thread().name)
+        begun.set()
+        assert may_go.wait(10)
+        return 7
+
+    torch.set_num_threads(2)
+    with Workers(1, 1) as workers:
+        value = Later(compute)
+        done = workers.submit(value.get)
+        assert begun.wait(10)
+        threading.Timer(0.05, may_go.set).start()
+        assert value.get() == 7  # waits for the worker that is at it
+        assert done.result() == 7
+        # and with no free worker the one who needs it computes it
+        blocked = threading.Event()
+        blocking = workers.submit(blocked.wait, 10)
+        other = Later(lambda: threading.current_thread().name)
+        late = workers.submit(other.get)
+        assert other.get() == "MainThread"
+        blocked.set()
+        assert blocking.result()
+        assert late.result() == "MainThread"
+    assert len(names) == 1
+    assert Later.known(3).get() == 3
+
+
+def test_a_value_that_cannot_be_computed_fails_for_everybody_who_asks() -> None:
+    def compute() -> int:
+        raise MemoryError("no more of it")
+
+    value = Later(compute)
+    for _ in range(2):
+        with pytest.raises(MemoryError, match="no more of it"):
+            value.get()
