@@ -162,19 +162,24 @@ class FrameEncoder:
         return next(self._model.parameters()).dtype
 
     @contextlib.contextmanager
-    def look_ahead(self, workers: Workers | None, computing: Any) -> Iterator[LookAhead | None]:
+    def look_ahead(
+        self, workers: Workers | None, computing: Any, goes_back: bool
+    ) -> Iterator[LookAhead | None]:
         """Encode frames ahead inside the block; nothing without workers.
 
         Args:
             workers: they outlive the block's encodings: close them after it.
             computing: makes the context manager to compute in, as the caller does.
+            goes_back: whether frames are wanted before those that were wanted first: a decoder meets them on
+                its way.
         """
         if workers is None:
             yield None
             return
         # a decoder of its own where there is one: the caller may read the video meanwhile
         reopen = getattr(self._source, "reopen", None)
-        source: Any = self._source if reopen is None else reopen()
+        # without need it keeps no pictures: new memory for each takes as long as decoding it
+        source: Any = self._source if reopen is None else reopen(None if goes_back else 0)
         ahead = LookAhead(self, source, workers, computing)
         try:
             yield ahead

@@ -54,7 +54,10 @@ class Walk:
             workers = Workers.for_tasks(together + 1, self._tracker.model.device)
             if workers is not None:
                 stack.enter_context(workers)
-            ahead = stack.enter_context(self._tracker.encoder.look_ahead(workers, self._tracker.tracking))
+            look_ahead = self._tracker.encoder.look_ahead(
+                workers, self._tracker.tracking, any(sweep.reverse for sweep in sweeps)
+            )
+            ahead = stack.enter_context(look_ahead)
             for sweep in sweeps:
                 yield from self._sweep(sweep, workers, ahead)
 

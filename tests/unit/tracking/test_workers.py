@@ -45,6 +45,7 @@ class Watched:
         self.readers: dict[int, str] = {}
         self.twins: list[Watched] = []
         self.is_closed = False
+        self.cache_bytes: int | None = None
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -64,8 +65,9 @@ class Reopenable(Watched):
         super().__init__(clip)
         self._clip = clip
 
-    def reopen(self) -> Reopenable:
+    def reopen(self, cache_bytes: int | None = None) -> Reopenable:
         self.twins.append(Reopenable(self._clip))
+        self.twins[-1].cache_bytes = cache_bytes
         return self.twins[-1]
 
     def close(self) -> None:
