@@ -132,6 +132,19 @@ def test_frames_are_encoded_ahead_and_only_once(micro_model: SAM2Base, clip: Cli
     assert session._encoder.encoder_runs - runs == len(twin.readers)
 
 
+@pytest.mark.parametrize(
+    ("direction", "wanted"), [(Direction.FORWARD, 0), (Direction.BACKWARD, None), (Direction.BOTH, None)]
+)
+def test_pictures_are_kept_only_for_a_way_back(
+    micro_model: SAM2Base, clip: Clip, direction: Direction, wanted: int | None
+) -> None:
+    source = Reopenable(clip)
+    session = session_of(micro_model, source, 1)
+    torch.set_num_threads(2)
+    tracked(session, 2, direction)
+    assert [twin.cache_bytes for twin in source.twins] == [wanted]
+
+
 def test_a_stopped_pass_leaves_no_thread_and_a_usable_session(micro_model: SAM2Base, clip: Clip) -> None:
     session = session_of(micro_model, Watched(clip), 2)
     torch.set_num_threads(2)
