@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from qcore.models.doubt_head import doubt_head_of
+
 LARGEST_INPUT = 512
 """Input side in pixels up to which they are used: measured with the embedded model only, and at 1024
 SAM 2 sees enough without."""
@@ -30,6 +32,9 @@ class Aids:
     doubt: bool = False
     """Show no mask that is probably of something else, though it is remembered (`doubt.py`). A doubt head is
     asked only with `appearance`."""
+    search: bool = False
+    """Now and then look for an object that is out of view by the frames that show it alone: those without it
+    can hide its return (`doubt.py`)."""
 
     @property
     def see_pictures(self) -> bool:
@@ -38,9 +43,17 @@ class Aids:
 
     @classmethod
     def for_model(cls, model: Any) -> Aids:
-        """All of them for a model with a small input, none for others."""
-        is_small = int(model.image_size) <= LARGEST_INPUT
-        return cls(is_small, is_small, is_small, is_small, is_small)
+        """All of them for a model with a small input, none for others; no search without a doubt head."""
+        if int(model.image_size) > LARGEST_INPUT:
+            return cls()
+        return cls(
+            close_look=True,
+            rivalry=True,
+            appearance=True,
+            edges=True,
+            doubt=True,
+            search=doubt_head_of(model) is not None,
+        )
 
 
 NO_AIDS = Aids()

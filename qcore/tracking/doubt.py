@@ -22,6 +22,10 @@ RIVALS_MARGIN = 0.5
 """Doubt that is overlooked where objects compete: what belongs to another one a mask has lost already, and
 what is left of it is more often right."""
 
+RETURN_MARGIN = 1.5
+"""Trust, as a logit, from which what a search has found is taken for the object. By the frames that show it
+alone, a small model finds it in many things; once remembered, those are hard to get rid of."""
+
 
 def trust(
     model: SAM2Base,
@@ -30,7 +34,18 @@ def trust(
     appearance: Appearance | None,
     has_rivals: bool = False,
 ) -> float:
-    """How probably a mask is of the object that was asked for, 0..1; below 0.5 it should not be shown.
+    """How probably a mask is of the object that was asked for, 0..1; below 0.5 it should not be shown."""
+    return float(torch.sigmoid(torch.tensor(trust_logit(model, decoded, looks_nc, appearance, has_rivals))))
+
+
+def trust_logit(
+    model: SAM2Base,
+    decoded: Decoded,
+    looks_nc: torch.Tensor | None,
+    appearance: Appearance | None,
+    has_rivals: bool = False,
+) -> float:
+    """The same as a logit.
 
     The lower of what the presence head and the doubt head say.
 
@@ -41,15 +56,19 @@ def trust(
         appearance: what is known of the object; where nothing is, the doubt head is not asked.
         has_rivals: whether it competed with other objects for its pixels.
     """
-    trusted = _probability(decoded.presence_logit_b1 - LEAST_PRESENCE)
+    trusted = float(decoded.presence_logit_b1.float() - LEAST_PRESENCE)
     head = doubt_head_of(model)
     if head is None or decoded.token_bc is None or looks_nc is None or appearance is None:
         return trusted
     alike = likeness(looks_nc, appearance.keyframes, decoded.logits_b1hw)
     further_1k = decoded.token_bc.new_tensor([[decoded.score, alike]])
     doubt_11 = head(torch.cat([decoded.token_bc.float(), further_1k.float()], 1))
-    return min(trusted, _probability((RIVALS_MARGIN if has_rivals else 0.0) - doubt_11))
+    return min(trusted, float((RIVALS_MARGIN if has_rivals else 0.0) - doubt_11.float()))
 
 
-def _probability(logit: torch.Tensor) -> float:
-    return float(torch.sigmoid(logit.float()).item())
+def is_back(
+    model: SAM2Base, found: Decoded, looks_nc: torch.Tensor | None, appearance: Appearance | None
+) -> bool:
+    """Whether what was found in a search for an object out of view is surely the object; arguments of
+    `trust`."""
+    return found.is_present and trust_logit(model, found, looks_nc, appearance) >= RETURN_MARGIN

@@ -8,7 +8,7 @@ others can be encoded again when they are needed).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -156,6 +156,11 @@ class ObjectMemory:
             self.logits.popitem(last=False)
         self.tracked[frame_index] = -1 if reverse else 1
         self._prune(frame_index)
+
+    def is_lost(self, frames: Collection[int]) -> bool:
+        """Whether the object was in view on none of these frames, as far as they were tracked."""
+        seen = [self.recent[t].is_present for t in frames if t in self.recent]
+        return bool(seen) and not any(seen)
 
     def set_keyframe(self, frame_index: int, keyframe: Keyframe) -> None:
         """Replace what is known about a frame; memories around it told the old story and go."""

@@ -28,7 +28,7 @@ from qcore.tracking.decoding import (
     mask_result,
     upsample_logits,
 )
-from qcore.tracking.doubt import trust
+from qcore.tracking.doubt import is_back, trust
 from qcore.tracking.edges import Guide
 from qcore.tracking.encoder import FrameEncoder
 from qcore.tracking.feature_cache import EncodedFrame
@@ -37,6 +37,10 @@ from qcore.tracking.memory_plan import ConditioningRule, MemoryGeometry, MemoryP
 from qcore.tracking.preprocess import mask_input
 from qcore.tracking.types import MaskResult, Recall
 from qcore.tracking.workers import Later, Workers
+
+SEARCH_EVERY = 4
+"""One frame in so many is searched for objects that are out of view: it costs as much as
+tracking them once more."""
 
 _Value = TypeVar("_Value")
 
@@ -58,6 +62,8 @@ class Step:
     """What is known of the object's looks; None where nothing is, or nobody asks for it."""
     guide: Guide | None
     """What outlines follow, see `FrameEncoder.guide`."""
+    search_tokens: MemoryTokens | None
+    """The memories of the frames that show the object, where it is searched for: see `SEARCH_EVERY`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,10 @@ class ObjectTracker:
         appearance = self._appearance(frame_index, plan, memory, entries)
         looks_nc = None if appearance is None else self.encoder.looks(frame_index, frame)
         guide = self.encoder.guide(frame_index, frame)
-        return Step(frame_index, object_id, frame, tokens, attended_bnc, looks_nc, appearance, guide)
+        searched = self._search_tokens(frame, frame_index, memory, reverse)
+        return Step(
+            frame_index, object_id, frame, tokens, attended_bnc, looks_nc, appearance, guide, searched
+        )
 
     def decode(self, step: Step) -> Decoded:
         """The object's mask. This and what follows changes nothing, and several threads may do it."""
@@ -122,7 +131,14 @@ class ObjectTracker:
             features_bchw = self.conditioner.with_memory(
                 step.frame, position_1chw, step.tokens, step.self_attended_bnc
             )
-        return decode(self.model, features_bchw, step.frame, None)
+        decoded = decode(self.model, features_bchw, step.frame, None)
+        if step.search_tokens is None or decoded.is_present:
+            return decoded
+        features_bchw = self.conditioner.with_memory(
+            step.frame, position_1chw, step.search_tokens, step.self_attended_bnc
+        )
+        found = decode(self.model, features_bchw, step.frame, None)
+        return found if is_back(self.model, found, step.looks_nc, step.appearance) else decoded
 
     def finish(self, step: Step, decoded: Decoded, workers: Workers | None) -> Tracked:
         """What is kept of a mask; the workers learn from it what the next frame needs last."""
@@ -191,18 +207,25 @@ class ObjectTracker:
                 decoded = decode_given_mask(self.model, frame, mask_11ss)
                 memory.recent[t] = self._remember(t, frame, decoded, is_prompted=False)
 
-    def plan(self, frame_index: int, memory: ObjectMemory, reverse: bool) -> MemoryPlan:
+    def plan(
+        self, frame_index: int, memory: ObjectMemory, reverse: bool, only_in_view: bool = False
+    ) -> MemoryPlan:
         """The memories a frame attends to; never its own, so that a corrected mask cannot hold on to
-        itself."""
+        itself.
+
+        Args:
+            only_in_view: leave tracked frames out on which the object was not in view.
+        """
         others = [t for t in memory.keyframes if t != frame_index]
+        known = {t: e for t, e in memory.recent.items() if e.is_present or not only_in_view}
         return plan_memory(
             self.geometry,
             self.rule,
             frame_index,
             self.frame_count,
             others,
-            {t for t, entry in memory.recent.items() if entry.map_bchw is not None},
-            memory.recent.keys(),
+            {t for t, entry in known.items() if entry.map_bchw is not None},
+            known.keys(),
             reverse,
             {t for t in others if memory.keyframes[t].is_absent},
         )
@@ -233,6 +256,17 @@ class ObjectTracker:
         if not plan.maps:
             return None
         return self.conditioner.gather(plan, entries.__getitem__, self.frame_count, frame.top_bchw.dtype)
+
+    def _search_tokens(
+        self, frame: EncodedFrame, frame_index: int, memory: ObjectMemory, reverse: bool
+    ) -> MemoryTokens | None:
+        """Memories without those that say "not in view", where there are only such of the frames behind."""
+        sign = -1 if reverse else 1
+        behind = [frame_index - distance * sign for distance in range(1, self.geometry.map_reach + 1)]
+        if not self.encoder.aids.search or frame_index % SEARCH_EVERY or not memory.is_lost(behind):
+            return None
+        plan = self.plan(frame_index, memory, reverse, only_in_view=True)
+        return self._tokens(frame, plan, self._entries(plan, memory))
 
     def _appearance(
         self, frame_index: int, plan: MemoryPlan, memory: ObjectMemory, entries: dict[int, MemoryEntry]

@@ -10,7 +10,7 @@ from qcore.tracking.aids import NO_AIDS, Aids
 
 
 def test_only_small_inputs_get_them(embedded_model: SAM2Base) -> None:
-    assert Aids.for_model(embedded_model) == Aids(True, True, True, True, True)
+    assert Aids.for_model(embedded_model) == Aids(True, True, True, True, True, True)
     large = copy.copy(embedded_model)
     large.image_size = 1024
     assert Aids.for_model(large) == NO_AIDS
