@@ -27,9 +27,11 @@ class Tracker(Protocol):
 class SessionTracker:
     """A model, through the same session that the program uses."""
 
-    def __init__(self, model: Any, mutual_kv: Any = None):
-        """``model`` is a loaded `SAM2Base`; ``mutual_kv`` the session's `MutualKvSettings`, None for off."""
+    def __init__(self, model: Any, mutual_kv: Any = None, aids: Any = None):
+        """``model`` is a loaded `SAM2Base`; ``mutual_kv`` the session's `MutualKvSettings`, None for off;
+        ``aids`` its `Aids`, None for those that the program takes."""
         self.model = model
+        self._aids = aids
         self._options = {} if mutual_kv is None else {"mutual_kv": mutual_kv}
 
     def track(self, source: FrameSource, prompts: Sequence[Prompt]) -> Iterator[MaskResult]:
@@ -45,7 +47,8 @@ class SessionTracker:
         from qcore.tracking.aids import Aids
         from qcore.tracking.session import VideoSession
 
-        return VideoSession(self.model, source, aids=Aids.for_model(self.model), **self._options)
+        aids = Aids.for_model(self.model) if self._aids is None else self._aids
+        return VideoSession(self.model, source, aids=aids, **self._options)
 
 
 class StaticMaskTracker:

@@ -114,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     presence.add_argument("--model", default="embedded-fp16")
     presence.add_argument("--davis-root", type=Path, required=True)
     presence.add_argument("--frames", type=int, default=36, help="of each synthetic clip")
+    presence.add_argument(
+        "--kernels", action="store_true", help="on this machine's fast kernels, as the program computes"
+    )
     presence.add_argument("--json", action="store_true")
     presence.set_defaults(run=_presence)
 
@@ -233,7 +236,7 @@ def _blend(args: argparse.Namespace) -> int:
 
 
 def _presence(args: argparse.Namespace) -> int:
-    report = measure_presence(args.model, args.davis_root, args.frames)
+    report = measure_presence(args.model, args.davis_root, args.frames, args.kernels)
     if args.json:
         print(json.dumps(report.to_dict()))
     else:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from qcore import masks
 from qcore.evaluation.trackers import SessionTracker, Tracker
 from qcore.models import load_model
+from qcore.runtime import lower
 from qcore.tracking.types import Prompt
 from qcore.training.errors import TrainingError
 from qcore.training.pack import UInt8
@@ -72,15 +73,22 @@ class PresenceReport:
         )
 
 
-def measure_presence(model: str | Path, davis_root: Path, frames: int = 36) -> PresenceReport:
+def measure_presence(
+    model: str | Path, davis_root: Path, frames: int = 36, kernels: bool = False
+) -> PresenceReport:
     """Score a model of the registry or a model file; box prompts on the first frame.
 
     Args:
         model: id or path.
         davis_root: a data set in DAVIS layout with at least two sequences.
         frames: length of each clip.
+        kernels: compute on the machine's fast kernels, as the program does; they round, each machine's in
+            its own way.
     """
-    return score_presence(SessionTracker(load_model(model)), exit_clips(davis_root, frames))
+    loaded = load_model(model)
+    if kernels:
+        lower(loaded)
+    return score_presence(SessionTracker(loaded), exit_clips(davis_root, frames))
 
 
 def score_presence(tracker: Tracker, clips: Iterable[ExitClip]) -> PresenceReport:

@@ -7,6 +7,7 @@ presence token of every frame is kept, and the head alone (three small layers) l
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from qcore.evaluation.trackers import SessionTracker
 from qcore.runtime.recorded_calls import call_plainly
+from qcore.tracking.aids import Aids
 from qcore.training.errors import TrainingError
 from qcore.training.presence import CLEARLY_PRESENT, ExitClip, SeenFrame, exit_clips, tracked_frames
 from qcore.training.sources import davis_sequence, davis_sequence_names
@@ -107,7 +109,9 @@ def judged_inputs(
     given: list[Tensor] = []
     hook = head.register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0].detach()))
     try:
-        for clip, seen in tracked_frames(SessionTracker(model), clips):
+        # searches would ask the head too, and take its word
+        aids = dataclasses.replace(Aids.for_model(model), search=False)
+        for clip, seen in tracked_frames(SessionTracker(model, aids=aids), clips):
             last, given[:] = given[-1:], []
             share = float(clip.in_view_t[seen.frame_index])
             if last and is_telling(share, seen):
