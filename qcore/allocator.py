@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 _KEEP_BYTES = 256 << 20
-_MOST_HEAPS = 8
+_MOST_HEAPS = 8  # on many cores: what lies unused in each adds up
 
 
 @functools.cache

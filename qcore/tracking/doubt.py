@@ -34,18 +34,7 @@ def trust(
     appearance: Appearance | None,
     has_rivals: bool = False,
 ) -> float:
-    """How probably a mask is of the object that was asked for, 0..1; below 0.5 it should not be shown."""
-    return float(torch.sigmoid(torch.tensor(trust_logit(model, decoded, looks_nc, appearance, has_rivals))))
-
-
-def trust_logit(
-    model: SAM2Base,
-    decoded: Decoded,
-    looks_nc: torch.Tensor | None,
-    appearance: Appearance | None,
-    has_rivals: bool = False,
-) -> float:
-    """The same as a logit.
+    """How surely a mask is of the object that was asked for, as a logit; below 0 it should not be shown.
 
     The lower of what the presence head and the doubt head say.
 
@@ -71,4 +60,4 @@ def is_back(
 ) -> bool:
     """Whether what was found in a search for an object out of view is surely the object; arguments of
     `trust`."""
-    return found.is_present and trust_logit(model, found, looks_nc, appearance) >= RETURN_MARGIN
+    return found.is_present and trust(model, found, looks_nc, appearance) >= RETURN_MARGIN

@@ -124,21 +124,21 @@ class ObjectTracker:
 
     def decode(self, step: Step) -> Decoded:
         """The object's mask. This and what follows changes nothing, and several threads may do it."""
+        decoded = self._decode_by(step, step.tokens)
+        if step.search_tokens is None or decoded.is_present:
+            return decoded
+        found = self._decode_by(step, step.search_tokens)
+        return found if is_back(self.model, found, step.looks_nc, step.appearance) else decoded
+
+    def _decode_by(self, step: Step, tokens: MemoryTokens | None) -> Decoded:
         position_1chw = self.encoder.position_1chw
-        if step.tokens is None:
+        if tokens is None:
             features_bchw = self.conditioner.without_memory(step.frame, position_1chw)
         else:
             features_bchw = self.conditioner.with_memory(
-                step.frame, position_1chw, step.tokens, step.self_attended_bnc
+                step.frame, position_1chw, tokens, step.self_attended_bnc
             )
-        decoded = decode(self.model, features_bchw, step.frame, None)
-        if step.search_tokens is None or decoded.is_present:
-            return decoded
-        features_bchw = self.conditioner.with_memory(
-            step.frame, position_1chw, step.search_tokens, step.self_attended_bnc
-        )
-        found = decode(self.model, features_bchw, step.frame, None)
-        return found if is_back(self.model, found, step.looks_nc, step.appearance) else decoded
+        return decode(self.model, features_bchw, step.frame, None)
 
     def finish(self, step: Step, decoded: Decoded, workers: Workers | None) -> Tracked:
         """What is kept of a mask; the workers learn from it what the next frame needs last."""
@@ -178,7 +178,8 @@ class ObjectTracker:
         """
         if self.encoder.aids.doubt and decoded.is_present:
             with self.computing():
-                trusted = trust(self.model, decoded, step.looks_nc, step.appearance, has_rivals)
+                logit = trust(self.model, decoded, step.looks_nc, step.appearance, has_rivals)
+            trusted = float(torch.sigmoid(torch.tensor(logit)))
             if trusted < 0.5:
                 nothing = masks.empty(self.size_hw)
                 return MaskResult(step.frame_index, step.object_id, nothing, decoded.score, trusted)
@@ -192,11 +193,10 @@ class ObjectTracker:
         With a keyframe in reach nothing is recalled: it is context enough, and the masks behind it may be the
         ones it corrects.
         """
-        sign = -1 if reverse else 1
-        behind = [frame_index - distance * sign for distance in range(self.geometry.map_reach + 1)]
-        if any(t in memory.keyframes for t in behind):
+        behind = self._behind(frame_index, reverse)
+        if any(t in memory.keyframes for t in (frame_index, *behind)):
             return
-        for t in behind[1:]:
+        for t in behind:
             known = memory.recent.get(t)
             if not 0 <= t < self.frame_count or (known is not None and known.map_bchw is not None):
                 continue
@@ -245,6 +245,11 @@ class ObjectTracker:
         frame = self.encoder[frame_index]
         return self.conditioner.without_memory(frame, self.encoder.position_1chw)
 
+    def _behind(self, frame_index: int, reverse: bool) -> list[int]:
+        """The frames behind one, nearest first, whose memory maps it can attend to; some before the first."""
+        sign = -1 if reverse else 1
+        return [frame_index - distance * sign for distance in range(1, self.geometry.map_reach + 1)]
+
     def _entries(self, plan: MemoryPlan, memory: ObjectMemory) -> dict[int, MemoryEntry]:
         """The planned memories by frame; none without maps."""
         planned = (*plan.maps, *plan.pointers) if plan.maps else ()
@@ -261,9 +266,9 @@ class ObjectTracker:
         self, frame: EncodedFrame, frame_index: int, memory: ObjectMemory, reverse: bool
     ) -> MemoryTokens | None:
         """Memories without those that say "not in view", where there are only such of the frames behind."""
-        sign = -1 if reverse else 1
-        behind = [frame_index - distance * sign for distance in range(1, self.geometry.map_reach + 1)]
-        if not self.encoder.aids.search or frame_index % SEARCH_EVERY or not memory.is_lost(behind):
+        if not self.encoder.aids.search or frame_index % SEARCH_EVERY:
+            return None
+        if not memory.is_lost(self._behind(frame_index, reverse)):
             return None
         plan = self.plan(frame_index, memory, reverse, only_in_view=True)
         return self._tokens(frame, plan, self._entries(plan, memory))

@@ -66,17 +66,17 @@ class Walk:
             self._begin(object_id, sweep.start_of(object_id), sweep.reverse)
         frames, idle = list(sweep.frames()), False
         for position, (frame_index, present) in enumerate(frames):
-            near = frames[position : position + 1 + LOOK_AHEAD_FRAMES]
+            near = frames[position : position + TEAM_FRAMES]
             coming = [t for t, ids in near if self._needs_encoding(t, ids)]
             missing = [] if ahead is None else ahead.missing(coming)
             if ahead is not None and frame_index in coming:
                 ahead.demand(frame_index)
-            idle = len(present) == 1 and self._is_encoded(
-                frames[position : position + TEAM_FRAMES], idle, ahead
-            )
+            # with nothing else to do, one object is faster on all threads than on a worker's share
+            idle = len(present) == 1 and not missing and (idle or len(near) == TEAM_FRAMES)
+            soon = [t for t, _ in near[: 1 + LOOK_AHEAD_FRAMES] if t in missing]
             with workers.team() if idle and workers is not None else contextlib.nullcontext():
                 share = None if idle else workers
-                tracked = self._track(frame_index, present, sweep.reverse, share, ahead, missing)
+                tracked = self._track(frame_index, present, sweep.reverse, share, ahead, soon)
             for object_id in present:
                 memory = self._objects.get(object_id)
                 if memory is not None and memory.keyframes:
@@ -85,17 +85,6 @@ class Walk:
                     result = tracked.get(object_id) if keyframe is None else keyframe.result
                     if result is not None:
                         yield result
-
-    def _is_encoded(
-        self, near: Sequence[tuple[int, Collection[int]]], was_so: bool, ahead: LookAhead | None
-    ) -> bool:
-        """Whether the next frames need no encoding, and are worth another number of threads.
-
-        With nothing else to do, one object is faster on all threads than on a worker's share.
-        """
-        if ahead is None or not (was_so or len(near) == TEAM_FRAMES):
-            return False
-        return not ahead.missing([t for t, ids in near if self._needs_encoding(t, ids)])
 
     def _needs_encoding(self, frame_index: int, object_ids: Collection[int]) -> bool:
         memories = [self._objects[k] for k in object_ids if k in self._objects]
