@@ -36,6 +36,7 @@ from app.ui.canvas.empty_state import EmptyState
 from app.ui.canvas_presenter import CanvasPresenter
 from app.ui.document import Document
 from app.ui.document_controller import DocumentController, sample_clip
+from app.ui.following import Following
 from app.ui.frame_panel import FramePanel
 from app.ui.i18n import tr
 from app.ui.menus import build_menus, build_tool_bar, fill_recent, recent_title
@@ -64,8 +65,6 @@ from app.ui.window_actions import connect_actions
 from app.ui.window_dialogs import WindowDialogs
 
 REMEMBER_MS = 800
-_NOT_YET, _NOT_ANY_MORE = -1, -2
-"""Of following the tracked frame: nothing was followed yet; the user is busy with a frame of their own."""
 
 
 class MainWindow(QMainWindow):
@@ -171,6 +170,7 @@ class MainWindow(QMainWindow):
         )
         self.prompts = PromptController(document, workspace, self.engine, settings, self)
         self.tracking = PropagationController(document, workspace, self.engine, settings, self)
+        self.following = Following(workspace, settings, self.navigation.playback, self)
         self.mutual_kv = MutualKvController(
             self.mutual_kv_panel, self.engine, document, workspace, self.tracking, self
         )
@@ -197,7 +197,6 @@ class MainWindow(QMainWindow):
         self._saved.setSingleShot(True)
         self._saved.setInterval(600)
         self._saved.timeout.connect(self._show_saved)
-        self._followed = _NOT_YET
 
     def _wire(self) -> None:
         canvas, engine, prompts, tracking = self.canvas, self.engine, self.prompts, self.tracking
@@ -223,7 +222,7 @@ class MainWindow(QMainWindow):
         self.workspace.frame_changed.connect(self._frame_changed)
         self.workspace.clip_changed.connect(self._clip_changed)
         tracking.offer_changed.connect(self._show_offer)
-        tracking.frame_tracked.connect(self._follow)
+        tracking.frame_tracked.connect(self.following.tracked)
         tracking.finished.connect(lambda text: self.toasts.show(text, Tone.SUCCESS))
         transfers = self.transfers
         self.models.installed.connect(
@@ -264,7 +263,7 @@ class MainWindow(QMainWindow):
 
         def call(*args: object) -> None:
             if self.document.is_open:
-                self._followed = _NOT_ANY_MORE
+                self.following.leave()
                 if self.navigation.playback.is_playing or self.presenter.shown_frame != self.workspace.frame:
                     self.navigation.jump(max(0, self.presenter.shown_frame))
                 slot(*args)  # type: ignore[operator]
@@ -325,22 +324,13 @@ class MainWindow(QMainWindow):
         if not self.navigation.playback.is_playing:
             self.engine.set_focus(frame)
 
-    def _follow(self, frame: int) -> None:
-        """Show the frame that was just tracked, unless the user looks elsewhere."""
-        if not self.settings.value("tracking.follow") or self.navigation.playback.is_playing:
-            return
-        if self._followed in (_NOT_YET, self.workspace.frame):
-            self._followed = frame
-            self.workspace.go_to(frame)
-
     def _show_offer(self, offer: Offer) -> None:
         self.transport.set_primary(offer.text, offer.enabled, offer.tip, offer.short)
         running = self.tracking.is_running
         self.transport.primary.setIcon(icons.icon("stop" if running else "track", "on_accent"))
         for action_id in ("track.pause", "track.cancel"):
             self.actions_table[action_id].setEnabled(running)
-        if not running:
-            self._followed = _NOT_YET
+        self.following.set_running(running)
         self.prompts.previews_allowed = not running
 
     def _hovered(self, x: float, y: float) -> None:
@@ -390,7 +380,7 @@ class MainWindow(QMainWindow):
             self.canvas.setFocus()
 
     def _clip_changed(self) -> None:
-        self._followed = _NOT_YET
+        self.following.clear()
         count = self.workspace.frame_count
         self.status.set_clip(
             tr("{0} frames, {1:g} fps").format(count, round(self.workspace.fps, 2)) if count else ""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from PySide6.QtCore import QObject, QTimer
+from PySide6.QtCore import QElapsedTimer, QObject, QTimer
 
 from app.engine.engine import Engine
-from app.project.changes import Change
+from app.project.changes import Change, Kind
 from app.ui.document import Document
 from app.ui.settings import Settings
 from app.ui.state import Workspace
@@ -15,6 +15,8 @@ from app.ui.timeline.timeline import Timeline
 from app.ui.timeline.view_model import Cell, Lane
 
 REFRESH_MS = 100
+AGAIN_MS = 400
+"""Between one refresh and the next where masks and encoded frames arrive all the time, as while tracking."""
 
 
 class TimelinePresenter(QObject):
@@ -37,9 +39,10 @@ class TimelinePresenter(QObject):
         self._lanes: dict[int, Lane] = {}
         self._stale: set[int] | None = None
         """Objects whose arrays must be read again; None = all."""
+        self._encoded: npt.NDArray[np.bool_] | None = None
+        self._last_refresh = QElapsedTimer()
         self._refresh = QTimer(self)
         self._refresh.setSingleShot(True)
-        self._refresh.setInterval(REFRESH_MS)
         self._refresh.timeout.connect(self.refresh)
         workspace.clip_changed.connect(self._clip_changed)
         workspace.frame_changed.connect(timeline.set_current)
@@ -49,7 +52,7 @@ class TimelinePresenter(QObject):
         document.opened.connect(self._all)
         document.closed.connect(self._all)
         settings.changed.connect(lambda _key, _value: self._all())
-        engine.encoded_changed.connect(self._encoded)
+        engine.encoded_changed.connect(self._encoded_changed)
         timeline.frame_requested.connect(workspace.go_to)
         timeline.range_changed.connect(workspace.set_range)
         timeline.object_selected.connect(lambda object_id: workspace.select([object_id]))
@@ -58,26 +61,40 @@ class TimelinePresenter(QObject):
         self._timeline.set_clip(self._workspace.frame_count, self._workspace.fps)
         self._all()
 
-    def _encoded(self, flags: npt.NDArray[np.bool_] | None) -> None:
-        if flags is not None and len(flags) == self._workspace.frame_count:
-            self._timeline.set_encoded(flags)
+    def _encoded_changed(self, flags: npt.NDArray[np.bool_] | None) -> None:
+        self._encoded = flags
+        self._in_turn()
 
     def _changed(self, change: Change) -> None:
         if self._stale is not None:
             self._stale |= change.object_ids
-        self._soon()
+        if change.kinds == {Kind.MASK}:
+            self._in_turn()
+        else:
+            self._soon()
 
     def _all(self) -> None:
         self._stale = None
         self._soon()
 
     def _soon(self) -> None:
-        if not self._refresh.isActive():
-            self._refresh.start()
+        self._refresh_in(REFRESH_MS)
+
+    def _in_turn(self) -> None:
+        last = self._last_refresh
+        since_ms = last.elapsed() if last.isValid() else AGAIN_MS
+        self._refresh_in(max(REFRESH_MS, AGAIN_MS - since_ms))
+
+    def _refresh_in(self, milliseconds: int) -> None:
+        if not self._refresh.isActive() or self._refresh.remainingTime() > milliseconds:
+            self._refresh.start(milliseconds)
 
     def refresh(self) -> None:
         """Read what changed and show it."""
         self._refresh.stop()
+        self._last_refresh.start()
+        if self._encoded is not None and len(self._encoded) == self._workspace.frame_count:
+            self._timeline.set_encoded(self._encoded)
         project = self._document.project
         if project is None:
             self._lanes.clear()
