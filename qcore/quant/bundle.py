@@ -89,10 +89,11 @@ def load_bundle(path: str | Path) -> SAM2Base:
     """
     file = open_bundle_file(Path(path))
     header = parse_header(file.header)
-    _check_tensor_table(file, header)
+    _check_size(file, header)
+    model = _build(header.model)
+    _check_tensor_table(file, header, model)
     if file.payload_sha256() != header.payload_sha256:
         raise BundleError(f"{file.path.name} is damaged: its checksum is wrong.")
-    model = _build(header.model)
     _insert_from_header(model, header)
     _fill(model, file, header)
     model.eval().requires_grad_(False)
@@ -221,25 +222,27 @@ def _build(description: ModelDescription) -> SAM2Base:
     return build_official(MODELS[description.base_id], description.image_size)
 
 
-def _check_tensor_table(file: BundleFile, header: BundleHeader) -> None:
-    """Names, shapes and dtypes against what the header's architecture asks for; allocates no weights."""
-    wrong = BundleError(f"{file.path.name} is damaged: it does not hold the model that it describes.")
+def _check_size(file: BundleFile, header: BundleHeader) -> None:
+    """Whether a file can hold what its header describes, before anything is built for it."""
     # a code takes one bit at least
     least_bytes = sum(math.prod(layer.shape) // 8 for layer in header.layers.values())
-    data_bytes = sum(entry.end - entry.begin for entry in file.entries.values())
-    if data_bytes < least_bytes:
-        raise wrong
     spec = MODELS.get(header.model.base_id)
-    if header.model.arch is None and spec is not None and data_bytes < (spec.size_bytes or 0) // 20:
-        raise wrong
-    if header.model.arch is not None:
-        with torch.device("meta"):
-            skeleton: nn.Module = build_embedded(header.model.arch)
-    else:
-        skeleton = _build(header.model)
-    modules = dict(skeleton.named_modules())
+    if header.model.arch is None and spec is not None:
+        least_bytes = max(least_bytes, (spec.size_bytes or 0) // 20)
+    if sum(entry.end - entry.begin for entry in file.entries.values()) < least_bytes:
+        raise _wrong_model(file)
+
+
+def _wrong_model(file: BundleFile) -> BundleError:
+    return BundleError(f"{file.path.name} is damaged: it does not hold the model that it describes.")
+
+
+def _check_tensor_table(file: BundleFile, header: BundleHeader, model: nn.Module) -> None:
+    """Names, shapes and dtypes against what a model of the header's architecture, not quantized, asks for."""
+    wrong = _wrong_model(file)
+    modules = dict(model.named_modules())
     expected: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
-    for name, value in skeleton.state_dict().items():
+    for name, value in model.state_dict().items():
         expected[name] = (tuple(value.shape), ("F16", "F32"))
     rows, codes = 0, dict[int, int]()
     for name, layer in header.layers.items():
@@ -262,7 +265,7 @@ def _check_tensor_table(file: BundleFile, header: BundleHeader) -> None:
     for name in header.attentions:
         if name not in modules or quantized_class(modules[name]) is None:
             raise wrong
-    count = sum(n for _, n, _ in activation_slots(header, skeleton))
+    count = sum(n for _, n, _ in activation_slots(header, model))
     if count:
         expected["activation.scale"] = ((count,), ("F16", "F32"))
         expected["activation.zero_point"] = ((count,), ("U8",))

@@ -113,6 +113,11 @@ class _Recorder(TorchDispatchMode):
             self._names[tensor] = f"%in{index}"
         self._inputs = len(inputs)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nobody compiles a recording; to make sure of that, torch would load its compiler, for a second."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

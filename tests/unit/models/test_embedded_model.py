@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,18 @@ def test_the_shipped_models_load_ready_to_run(model_id: str) -> None:
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert model.image_size == 384
+
+
+@pytest.mark.parametrize("model_id", ["embedded", "embedded-fp16"])
+def test_a_model_loads_without_torch_s_compiler(model_id: str) -> None:
+    """Importing it takes longer than everything else about loading."""
+    script = (
+        "import sys; from qcore.models import load_model; from qcore.runtime import lower;"
+        f"lower(load_model({model_id!r}));"
+        "print(*(m for m in ('torch._dynamo', 'sympy') if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_shipped_weights_are_the_file_s_numbers() -> None:

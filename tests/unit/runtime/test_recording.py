@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -276,3 +278,14 @@ def test_small_models_are_recorded_when_they_are_lowered() -> None:
     large = build_embedded(EmbeddedArch(input_size=16 * (int(MOST_POSITIONS**0.5) + 2))).eval()
     lower(large)
     assert not isinstance(large.forward_image, Recorded)
+
+
+def test_a_recording_is_made_without_torch_s_compiler() -> None:
+    """Importing it takes a second, which the first frame of a pass would wait for."""
+    script = (
+        "import sys, torch; from qcore.runtime.recording import record;"
+        "double = record(lambda x: [x + x], [torch.ones(3)]);"
+        "print(double(torch.ones(3))[0].tolist(), 'torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[2.0, 2.0, 2.0] False"
