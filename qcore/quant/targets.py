@@ -40,8 +40,8 @@ EXEMPT = (
     "sam_mask_decoder.iou_prediction_head.*",
     "sam_mask_decoder.pred_obj_score_head*",
 )
-UNTOUCHED = ("sam_mask_decoder.pred_obj_score_head.doubt",)
-"""What calibration leaves alone: a hundred weights that no module of SAM 2's calls (`doubt_head.py`)."""
+UNTOUCHED = ("sam_mask_decoder.pred_obj_score_head.doubt.*",)
+"""What calibration leaves alone: some hundred weights that no module of SAM 2's calls (`doubt_head.py`)."""
 
 
 class Role(StrEnum):

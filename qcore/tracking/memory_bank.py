@@ -18,6 +18,7 @@ import torch
 from qcore.masks import Rle
 from qcore.tracking.appearance import Evidence
 from qcore.tracking.memory_plan import MemoryGeometry
+from qcore.tracking.silhouette import Silhouette
 from qcore.tracking.types import MaskResult, Prompt
 from qcore.tracking.workers import Later
 
@@ -49,11 +50,16 @@ class MemoryEntry:
     evidence: Later[Evidence] | None = None
     """What the frame, and those tracked before it, taught about the object's looks; None where nothing did,
     and where no session asks for it."""
+    last_seen: Silhouette | None = None
+    """The object's mask on the frame or, where it was not in view, on the last one before with a mask; None
+    where there was none, and where no session asks for it."""
     uid: int = field(default_factory=_ids.__next__)
 
     def tensors(self) -> Iterator[torch.Tensor]:
         """Every tensor held."""
         yield self.pointer_bc
+        if self.last_seen is not None:
+            yield self.last_seen.mask_hw
         if self.map_bchw is not None:
             yield self.map_bchw
         if self.evidence is not None:
@@ -201,4 +207,4 @@ class ObjectMemory:
             if distance > self._geometry.reach:
                 del self.recent[t]
             elif distance > self._geometry.map_reach:
-                entry.map_bchw = entry.evidence = None
+                entry.map_bchw = entry.evidence = entry.last_seen = None

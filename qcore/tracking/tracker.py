@@ -16,6 +16,7 @@ import torch
 from sam2.modeling.sam2_base import SAM2Base
 
 from qcore import masks
+from qcore.models.doubt_head import doubt_head_of
 from qcore.models.loading import autocast_of
 from qcore.runtime.recorded_calls import trials
 from qcore.tracking.appearance import Appearance, mean_evidence, observe
@@ -35,6 +36,7 @@ from qcore.tracking.feature_cache import EncodedFrame
 from qcore.tracking.memory_bank import Keyframe, MemoryEntry, ObjectMemory
 from qcore.tracking.memory_plan import ConditioningRule, MemoryGeometry, MemoryPlan, plan_memory
 from qcore.tracking.preprocess import mask_input
+from qcore.tracking.silhouette import Silhouette, silhouette_of
 from qcore.tracking.types import MaskResult, Recall
 from qcore.tracking.workers import Later, Workers
 
@@ -60,6 +62,8 @@ class Step:
     """What a model of looks sees of the frame, see `FrameEncoder.looks`."""
     appearance: Appearance | None
     """What is known of the object's looks; None where nothing is, or nobody asks for it."""
+    last_seen: Silhouette | None
+    """The object's last mask before; None where there was none, or nobody asks for it."""
     guide: Guide | None
     """What outlines follow, see `FrameEncoder.guide`."""
     search_tokens: MemoryTokens | None
@@ -116,10 +120,17 @@ class ObjectTracker:
         attended_bnc = None if tokens is None else self.encoder.self_attended(frame_index, frame)
         appearance = self._appearance(frame_index, plan, memory, entries)
         looks_nc = None if appearance is None else self.encoder.looks(frame_index, frame)
-        guide = self.encoder.guide(frame_index, frame)
-        searched = self._search_tokens(frame, frame_index, memory, reverse)
         return Step(
-            frame_index, object_id, frame, tokens, attended_bnc, looks_nc, appearance, guide, searched
+            frame_index,
+            object_id,
+            frame,
+            tokens,
+            attended_bnc,
+            looks_nc,
+            appearance,
+            self._last_seen(frame_index, plan, entries),
+            self.encoder.guide(frame_index, frame),
+            self._search_tokens(frame, frame_index, memory, reverse),
         )
 
     def decode(self, step: Step) -> Decoded:
@@ -128,7 +139,8 @@ class ObjectTracker:
         if step.search_tokens is None or decoded.is_present:
             return decoded
         found = self._decode_by(step, step.search_tokens)
-        return found if is_back(self.model, found, step.looks_nc, step.appearance) else decoded
+        is_found = is_back(self.model, found, step.looks_nc, step.appearance, step.last_seen)
+        return found if is_found else decoded
 
     def _decode_by(self, step: Step, tokens: MemoryTokens | None) -> Decoded:
         position_1chw = self.encoder.position_1chw
@@ -151,7 +163,8 @@ class ObjectTracker:
                 remembered = dataclasses.replace(decoded, high_res_b1ss=logits_b1ss)
                 evidence = self._later(partial(step.appearance.learn, step.looks_nc, logits_b1ss), workers)
         map_bchw = encode_memory(self.model, step.frame, remembered, is_prompted=False)
-        entry = MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present, evidence)
+        seen = self._silhouette(decoded, step.last_seen)
+        entry = MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present, evidence, seen)
         return Tracked(entry, decoded.logits_b1hw)
 
     def _later(self, call: Callable[[], _Value], workers: Workers | None) -> Later[_Value]:
@@ -178,7 +191,7 @@ class ObjectTracker:
         """
         if self.encoder.aids.doubt and decoded.is_present:
             with self.computing():
-                logit = trust(self.model, decoded, step.looks_nc, step.appearance, has_rivals)
+                logit = trust(self.model, decoded, step.looks_nc, step.appearance, step.last_seen, has_rivals)
             trusted = float(torch.sigmoid(torch.tensor(logit)))
             if trusted < 0.5:
                 nothing = masks.empty(self.size_hw)
@@ -285,6 +298,20 @@ class ObjectTracker:
         nearest = min(known, key=lambda t: abs(t - frame_index))
         return Appearance(mean_evidence(keyframes), known[nearest])
 
+    def _last_seen(
+        self, frame_index: int, plan: MemoryPlan, entries: dict[int, MemoryEntry]
+    ) -> Silhouette | None:
+        """What the nearest of the planned memories knows of the object's last mask."""
+        seen = {t: last for _, t in plan.maps if (last := entries[t].last_seen) is not None}
+        return seen[min(seen, key=lambda t: abs(t - frame_index))] if seen else None
+
+    def _silhouette(self, decoded: Decoded, last_seen: Silhouette | None) -> Silhouette | None:
+        """What the next frames compare their masks with, where there is a doubt head to be told."""
+        if not self.encoder.aids.doubt or doubt_head_of(self.model) is None:
+            return None
+        now = silhouette_of(decoded.logits_b1hw, last_seen) if decoded.is_present else None
+        return now if now is not None or last_seen is None else last_seen.lost()
+
     def _entry(self, frame_index: int, memory: ObjectMemory) -> MemoryEntry:
         """The memory of a keyframe (encoded on first use) or of a tracked frame."""
         keyframe = memory.keyframes.get(frame_index)
@@ -322,4 +349,5 @@ class ObjectTracker:
         looks_nc = self.encoder.looks(frame_index, frame)
         evidence = None if looks_nc is None else observe(looks_nc, decoded.logits_b1hw)
         known = None if evidence is None else Later.known(evidence)
-        return MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present, known)
+        seen = self._silhouette(decoded, None)
+        return MemoryEntry(map_bchw, decoded.pointer_bc, decoded.is_present, known, seen)

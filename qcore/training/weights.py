@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
-from qcore.models.doubt_head import add_doubt_head, doubt_head_of
+from qcore.models.doubt_head import DoubtHead, add_doubt_head, doubt_head_of
 from qcore.models.embedded import (
     ARCH_METADATA_KEY,
     EfficientNetLiteTrunk,
@@ -204,7 +204,7 @@ def load_with_doubt(path: Path) -> SAM2Base:
     return model
 
 
-def save_with_doubt(start: Path, head: nn.Linear, out: Path, original: Path | None = None) -> None:
+def save_with_doubt(start: Path, head: DoubtHead, out: Path, original: Path | None = None) -> None:
     """Write a model again, with this doubt head.
 
     Args:

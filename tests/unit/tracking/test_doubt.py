@@ -104,13 +104,13 @@ def test_what_is_in_doubt_is_remembered_and_not_shown(
 
     # the estimated IoU and the token's first value decide, each by some of the frames
     token, scores = torch.stack(given)[:, 0].numpy(), np.array([result.score for result in followed])
-    np.testing.assert_allclose(torch.stack(given)[:, -2].numpy(), scores, atol=1e-6)
+    np.testing.assert_allclose(torch.stack(given)[:, head.channels].numpy(), scores, atol=1e-6)
     standing = (token - token.mean()) / token.std() + (scores - scores.mean()) / scores.std()
     cut = float(np.mean(np.sort(standing)[len(standing) // 2 - 1 : len(standing) // 2 + 1]))
     with torch.no_grad():
-        head.weight.zero_()
-        head.weight[0, 0], head.weight[0, -2] = float(1 / token.std()), float(1 / scores.std())
-        head.bias.fill_(float(-token.mean() / token.std() - scores.mean() / scores.std()) - cut)
+        line = head.line
+        line.weight[0, 0], line.weight[0, -2] = float(1 / token.std()), float(1 / scores.std())
+        line.bias.fill_(float(-token.mean() / token.std() - scores.mean() / scores.std()) - cut)
     careful, shown = tracked(doubting_model, clip, aids)
     margin = RIVALS_MARGIN if aids.rivalry else 0.0
     doubts = {(r.object_id, r.frame_index): s - cut - margin for r, s in zip(followed, standing, strict=True)}
@@ -150,7 +150,7 @@ def test_presence_that_is_hardly_there_is_doubted_without_a_head_too(
 def test_it_takes_a_head_and_looks(micro_model: SAM2Base, doubting_model: SAM2Base, clip: Clip) -> None:
     head = doubt_head_of(doubting_model)
     assert head is not None
-    head.bias.fill_(5.0)  # doubts everything
+    head.line.bias.fill_(5.0)  # doubts everything
     plain = tracked(micro_model, clip, Aids(appearance=True))[1]
     hidden = [result.rle.is_empty for result in tracked(doubting_model, clip, AIDS)[1]]
     assert not hidden[0] and all(hidden[1:])

@@ -103,7 +103,7 @@ def test_only_the_head_of_a_file_changes(
     assert all(name.startswith("sam_mask_decoder.pred_obj_score_head.") for name in changed)
 
 
-@pytest.mark.parametrize(("head", "layer"), [("presence", "layers.2."), ("doubt", "doubt.")])
+@pytest.mark.parametrize(("head", "layer"), [("presence", "layers.2."), ("doubt", "doubt.line.")])
 def test_the_threshold_of_weights_and_of_their_bundle_moves_and_nothing_else(
     head: str, layer: str, tmp_path: Path
 ) -> None:
