@@ -44,7 +44,8 @@ def silhouette_of(logits_b1hw: torch.Tensor, before: Silhouette | None) -> Silho
         return None
     places_h = torch.arange(height, device=mask_hw.device) / height
     places_w = torch.arange(width, device=mask_hw.device) / width
-    centre = (rows_h @ places_h / area, columns_w @ places_w / area)
+    # sums and not products of vectors, which half-precision models would round
+    centre = ((rows_h * places_h).sum() / area, (columns_w * places_w).sum() / area)
     steadiness = torch.ones_like(area)
     if before is not None:
         steadiness = torch.minimum(_overlap(before.mask_hw, mask_hw), before.steadiness + STEADIER_BY)

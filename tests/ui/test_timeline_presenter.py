@@ -15,6 +15,8 @@ from app.ui.timeline.timeline import Timeline
 from app.ui.timeline_presenter import AGAIN_MS, REFRESH_MS, TimelinePresenter
 
 FRAMES = 40
+SOON_MS = 1.1 * REFRESH_MS
+"""Qt's timers are a twentieth late or early."""
 
 
 class Encoder(QObject):
@@ -61,16 +63,16 @@ def test_masks_that_keep_coming_are_shown_some_times_a_second(qtbot, parts):
         qtbot.wait(AGAIN_MS // 10)
     qtbot.waitUntil(lambda: timeline.flags is not None and bool(timeline.flags.all()))
     assert len(timeline.refreshed_at) > 2
-    assert np.diff(timeline.refreshed_at).min() > 0.9 * AGAIN_MS / 1000  # Qt's timers may be a little early
+    assert np.diff(timeline.refreshed_at).min() > 0.9 * AGAIN_MS / 1000
 
 
 def test_what_the_user_does_does_not_wait_for_them(qtbot, parts):
     _, document, workspace, _, presenter = parts
     presenter.refresh()
     document.changed.emit(change(Kind.MASK))
-    assert presenter._refresh.remainingTime() > REFRESH_MS
+    assert presenter._refresh.remainingTime() > SOON_MS
     workspace.select([1])
-    assert 0 <= presenter._refresh.remainingTime() <= REFRESH_MS
+    assert 0 <= presenter._refresh.remainingTime() <= SOON_MS
 
 
 def test_a_prompt_brings_its_mask_along_soon(qtbot, parts):
@@ -78,7 +80,7 @@ def test_a_prompt_brings_its_mask_along_soon(qtbot, parts):
     presenter.refresh()
     both = (*change(Kind.PROMPT).edits, *change(Kind.MASK).edits)
     document.changed.emit(Change("Box", both))
-    assert 0 <= presenter._refresh.remainingTime() <= REFRESH_MS
+    assert 0 <= presenter._refresh.remainingTime() <= SOON_MS
 
 
 def test_flags_of_another_clip_are_not_shown(qtbot, parts):
