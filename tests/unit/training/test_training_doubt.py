@@ -70,7 +70,7 @@ def test_it_doubts_frames_without_the_object(
     # the best line between normal distributions two deviations apart, of which one weighs more
     line = 1 + math.log(ABSENT / PASTED) / 2
     for kind, best in ((True, phi(2 - line)), (False, phi(line))):
-        assert float(right[fresh.in_view_n == kind].float().mean()) == pytest.approx(best, abs=0.06)
+        assert float(right[fresh.in_view_n == kind].float().mean()) == pytest.approx(best, abs=0.05)
 
 
 def test_fits_are_repeatable_and_shift() -> None:
